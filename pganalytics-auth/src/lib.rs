@@ -1,0 +1,1 @@
+//! Local passwords, tokens and sign-in providers for services on PostgreSQL.

@@ -1,0 +1,1 @@
+//! Starts real services on loopback for the tests of this workspace.

@@ -1,0 +1,1 @@
+//! Signing and key management for services on PostgreSQL.

@@ -1,0 +1,3 @@
+//! The `pganalytics-api` program.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! The `pganalytics-collector` program.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The pgAnalytics reference server and its collector.

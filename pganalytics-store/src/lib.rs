@@ -1,0 +1,1 @@
+//! PostgreSQL, backup targets and a private local PostgreSQL, behind the ports of pganalytics-core.
