@@ -1,1 +1,3 @@
 //! The pgAnalytics reference server and its collector.
+
+pub mod secret_ref;
