@@ -1,0 +1,1 @@
+GRANT SELECT, INSERT, UPDATE, DELETE ON users, external_identities TO pganalytics_app;

@@ -1,0 +1,3 @@
+DROP TABLE collector_config;
+DROP TABLE collectors;
+DROP TABLE registration_secrets;

@@ -1,0 +1,3 @@
+DROP TABLE alerts;
+DROP TABLE alert_rules;
+DROP TABLE api_tokens;

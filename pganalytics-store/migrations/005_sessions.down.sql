@@ -1,0 +1,10 @@
+DROP TABLE leases;
+DROP TABLE running_servers;
+DROP TABLE change_events;
+DROP TABLE outbox;
+DROP TABLE one_time_ids;
+DROP TABLE idempotency_keys;
+DROP TABLE signing_keys;
+DROP TABLE refresh_families;
+DROP TABLE user_session_epochs;
+DROP TABLE sessions;

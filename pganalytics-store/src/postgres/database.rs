@@ -1,0 +1,210 @@
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use pganalytics_core::error::BackendError;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgTransaction};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres};
+
+use super::config::PostgresConfig;
+use super::error::StoreError;
+
+/// How long a pooled connection may have been idle before it is asked whether it still lives. Asking each time
+/// would cost a round trip per request; never asking would hand out the dead ones after a restart of PostgreSQL.
+const TRUSTED_IDLE: Duration = Duration::from_secs(1);
+
+/// PostgreSQL: a pool for the requests, and the way to a session of one's own. Clones share the pool.
+#[derive(Clone)]
+pub struct Database {
+    pool: PgPool,
+    direct: Arc<PgConnectOptions>,
+    acquire_timeout: Duration,
+    /// Behind a transaction pooler: what opens a transaction, and with it all session state that it needs.
+    preamble: Option<Arc<Preamble>>,
+}
+
+#[derive(Debug)]
+struct Preamble {
+    write: Arc<str>,
+    read: Arc<str>,
+}
+
+/// A connection to read from, outside any unit of work. It goes back to the pool when it is dropped.
+#[derive(Debug)]
+pub struct ReadConnection(ReadConnectionKind);
+
+#[derive(Debug)]
+enum ReadConnectionKind {
+    Plain(PoolConnection<Postgres>),
+    Transaction(PgTransaction<'static>),
+}
+
+impl Database {
+    /// A pool that opens its first connection when it is first needed. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// When an address cannot be parsed. The error does not contain it, for it may hold a password.
+    pub fn new(config: &PostgresConfig) -> Result<Self, StoreError> {
+        let direct_url = config.direct_url.as_ref().unwrap_or(&config.url);
+        let direct = parse(direct_url.expose(), &config.application_name)?;
+        let mut pooled = parse(config.url.expose(), &config.application_name)?;
+        let preamble = config.transaction_pooler.then(|| Arc::new(Preamble::new(config)));
+        if preamble.is_some() {
+            // A pooler may refuse start-up parameters that it doesn't know, and a cached statement would be
+            // looked for on a connection that never saw it.
+            pooled = pooled.extra_float_digits(None).statement_cache_capacity(0);
+        } else {
+            pooled = pooled.options(timeouts(config));
+        }
+        let pool = PgPoolOptions::new()
+            .max_connections(config.max_connections)
+            .acquire_timeout(config.acquire_timeout)
+            .test_before_acquire(false)
+            .before_acquire(|connection, metadata| {
+                async move {
+                    if metadata.idle_for > TRUSTED_IDLE {
+                        connection.ping().await?;
+                    }
+                    Ok(true)
+                }
+                .boxed()
+            })
+            .connect_lazy_with(pooled);
+        Ok(Self { pool, direct: Arc::new(direct), acquire_timeout: config.acquire_timeout, preamble })
+    }
+
+    /// As [`Database::new`], and makes sure that PostgreSQL answers.
+    ///
+    /// # Errors
+    /// When an address cannot be parsed, or PostgreSQL cannot be reached or refuses the credentials.
+    pub async fn connect(config: &PostgresConfig) -> Result<Self, StoreError> {
+        let database = Self::new(config)?;
+        database.read().await?.ping().await?;
+        Ok(database)
+    }
+
+    /// Begins a transaction. Dropping it rolls it back.
+    ///
+    /// # Errors
+    /// When no connection can be had in time.
+    pub async fn begin(&self) -> Result<PgTransaction<'static>, StoreError> {
+        Ok(match &self.preamble {
+            None => self.pool.begin().await?,
+            Some(preamble) => self.pool.begin_with(AssertSqlSafe(Arc::clone(&preamble.write))).await?,
+        })
+    }
+
+    /// A connection for reads that need no transaction. Write through [`Database::begin`]: behind a transaction
+    /// pooler this is a read-only transaction.
+    ///
+    /// # Errors
+    /// When no connection can be had in time.
+    pub async fn read(&self) -> Result<ReadConnection, StoreError> {
+        Ok(ReadConnection(match &self.preamble {
+            None => ReadConnectionKind::Plain(self.pool.acquire().await?),
+            Some(preamble) => {
+                let begin = AssertSqlSafe(Arc::clone(&preamble.read));
+                ReadConnectionKind::Transaction(self.pool.begin_with(begin).await?)
+            }
+        }))
+    }
+
+    /// Opens a session of its own at the direct address, outside the pool and without its time limits.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot be reached there within the acquire timeout, or refuses the credentials.
+    pub async fn direct(&self) -> Result<PgConnection, StoreError> {
+        let opening = PgConnection::connect_with(&self.direct);
+        match tokio::time::timeout(self.acquire_timeout, opening).await {
+            Ok(opened) => Ok(opened?),
+            Err(elapsed) => Err(BackendError::later("postgres", elapsed).into()),
+        }
+    }
+
+    /// The pool itself. What goes around [`Database::begin`] and [`Database::read`] does not work behind a
+    /// transaction pooler that keeps no track of prepared statements.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The connect options would print the password.
+        f.debug_struct("Database")
+            .field("host", &self.direct.get_host())
+            .field("database", &self.direct.get_database())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Preamble {
+    fn new(config: &PostgresConfig) -> Self {
+        let settings: String =
+            timeouts(config).iter().map(|(name, value)| format!("; SET LOCAL {name} = '{value}'")).collect();
+        // Statements are prepared under names that another client of the same pooled connection may have used
+        // before, and that sqlx without its cache never closes.
+        Self {
+            write: format!("BEGIN; DEALLOCATE ALL{settings}").into(),
+            read: format!("BEGIN READ ONLY; DEALLOCATE ALL{settings}").into(),
+        }
+    }
+}
+
+impl Deref for ReadConnection {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        match &self.0 {
+            ReadConnectionKind::Plain(connection) => connection,
+            ReadConnectionKind::Transaction(transaction) => transaction,
+        }
+    }
+}
+
+impl DerefMut for ReadConnection {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        match &mut self.0 {
+            ReadConnectionKind::Plain(connection) => connection,
+            ReadConnectionKind::Transaction(transaction) => transaction,
+        }
+    }
+}
+
+fn parse(url: &str, application_name: &str) -> Result<PgConnectOptions, StoreError> {
+    match url.parse::<PgConnectOptions>() {
+        Ok(options) => Ok(options.application_name(application_name)),
+        Err(_) => Err(BackendError::never("postgres", "the address is not a postgres:// URL").into()),
+    }
+}
+
+fn timeouts(config: &PostgresConfig) -> [(&'static str, String); 3] {
+    let millis = |timeout: Duration| format!("{}ms", timeout.as_millis());
+    [
+        ("statement_timeout", millis(config.statement_timeout)),
+        ("lock_timeout", millis(config.lock_timeout)),
+        ("idle_in_transaction_session_timeout", millis(config.idle_in_transaction_timeout)),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn password_is_not_printed() {
+        let config = PostgresConfig::new("postgres://somebody:hunter2@localhost/db".to_owned());
+        let database = Database::new(&config).unwrap();
+        assert!(!format!("{config:?} {database:?}").contains("hunter2"));
+    }
+
+    #[tokio::test]
+    async fn bad_address_is_refused_without_repeating_it() {
+        let error = Database::new(&PostgresConfig::new("mysql//:hunter2".to_owned())).unwrap_err();
+        let source = std::error::Error::source(&error).map(ToString::to_string);
+        assert!(!format!("{error} {source:?} {error:?}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,152 @@
+use pganalytics_core::error::{BackendError, Retry};
+use sqlx::postgres::PgDatabaseError;
+
+/// The name that errors of PostgreSQL carry as their backend.
+const BACKEND: &str = "postgres";
+
+/// Unique constraints and indexes whose violation is the caller's affair, and the field that it calls them by.
+const UNIQUE: &[(&str, &str)] = &[
+    ("users_username_key", "username"),
+    ("users_email_key", "email"),
+    ("external_identities_pkey", "external identity"),
+    ("collectors_node_identity_key", "node identity"),
+    ("registration_secrets_secret_hash_key", "registration secret"),
+    ("api_tokens_digest_key", "api token"),
+];
+
+/// Why the store did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Another row already has this value.
+    #[error("{what} is already taken")]
+    Conflict {
+        /// The field, in the caller's words.
+        what: &'static str,
+    },
+    /// The row refers to one that does not exist (any more).
+    #[error("a row that this one refers to does not exist ({constraint})")]
+    MissingReference {
+        /// The foreign key.
+        constraint: String,
+    },
+    /// PostgreSQL cannot store U+0000 in text or jsonb.
+    #[error("{field} contains the character U+0000")]
+    InvalidText {
+        /// The field, in the caller's words.
+        field: &'static str,
+    },
+    /// PostgreSQL could not answer.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Backend(error) => error.retry,
+            _ => Retry::Never,
+        }
+    }
+
+    /// The form in which port errors carry what the port has no variant for.
+    pub fn into_backend(self) -> BackendError {
+        match self {
+            Self::Backend(error) => error,
+            other => BackendError::never(BACKEND, other),
+        }
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        match refusal(&error) {
+            Some(refusal) => refusal,
+            None => Self::Backend(BackendError {
+                backend: BACKEND,
+                retry: classify(&error),
+                source: Box::new(error),
+            }),
+        }
+    }
+}
+
+/// What of PostgreSQL's answers is about the values that the caller gave.
+fn refusal(error: &sqlx::Error) -> Option<StoreError> {
+    let error = error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?;
+    match error.code() {
+        "23505" => {
+            let constraint = error.constraint()?;
+            let (_, what) = UNIQUE.iter().find(|(name, _)| *name == constraint)?;
+            Some(StoreError::Conflict { what })
+        }
+        "23503" => {
+            Some(StoreError::MissingReference { constraint: error.constraint().unwrap_or("").to_owned() })
+        }
+        // character_not_in_repertoire and untranslatable_character: U+0000 is all that can still be wrong in a
+        // Rust string. Repositories check their own fields first and name them.
+        "22021" | "22P05" => Some(StoreError::InvalidText { field: "a text value" }),
+        _ => None,
+    }
+}
+
+fn classify(error: &sqlx::Error) -> Retry {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed
+        | sqlx::Error::BeginFailed => Retry::Later,
+        sqlx::Error::Database(error) => classify_sqlstate(error.code().as_deref().unwrap_or("")),
+        _ => Retry::Never,
+    }
+}
+
+/// PostgreSQL documentation, appendix A: error codes.
+fn classify_sqlstate(code: &str) -> Retry {
+    let passing_class = ["08", "53", "58"].iter().any(|class| code.starts_with(class));
+    let passing = matches!(
+        code,
+        // A standby that was promoted, or a primary that was demoted, under this connection.
+        "25006"
+            // idle_in_transaction_session_timeout
+            | "25P03"
+            // serialization_failure, statement_completion_unknown, deadlock_detected
+            | "40001" | "40003" | "40P01"
+            // object_in_use, lock_not_available
+            | "55006" | "55P03"
+            // query_canceled, admin_shutdown, crash_shutdown, cannot_connect_now, idle_session_timeout
+            | "57014" | "57P01" | "57P02" | "57P03" | "57P05"
+    );
+    if passing_class || passing { Retry::Later } else { Retry::Never }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passing_troubles_are_told_from_lasting_ones() {
+        for code in ["08006", "53300", "57P01", "57P03", "40001", "40P01", "55P03", "57014", "25006"] {
+            assert_eq!(classify_sqlstate(code), Retry::Later, "{code}");
+        }
+        for code in ["42P01", "42501", "28P01", "3D000", "23514", "22003", "XX000", ""] {
+            assert_eq!(classify_sqlstate(code), Retry::Never, "{code}");
+        }
+    }
+
+    #[test]
+    fn lost_connection_may_be_tried_again() {
+        let error = StoreError::from(sqlx::Error::Io(std::io::ErrorKind::ConnectionReset.into()));
+        assert_eq!(error.retry(), Retry::Later);
+        assert_eq!(error.into_backend().retry, Retry::Later);
+        assert_eq!(StoreError::from(sqlx::Error::PoolTimedOut).retry(), Retry::Later);
+    }
+
+    #[test]
+    fn wrong_request_is_not_tried_again() {
+        assert_eq!(StoreError::from(sqlx::Error::RowNotFound).retry(), Retry::Never);
+        assert_eq!(StoreError::Conflict { what: "username" }.into_backend().retry, Retry::Never);
+    }
+}
