@@ -1,7 +1,23 @@
 #![doc = include_str!("../README.md")]
 
+pub mod audit;
+pub mod auth;
+pub mod backup;
+pub mod cache;
 pub mod clock;
+pub mod directory;
 pub mod error;
+pub mod idempotency;
 pub mod ids;
+pub mod keys;
+pub mod leader;
+pub mod notifier;
+pub mod one_time;
 pub mod random;
 pub mod secret;
+pub mod session;
+pub mod signing;
+#[cfg(feature = "testing")]
+pub mod testing;
+pub mod tokens;
+pub mod users;

@@ -1,0 +1,9 @@
+//! Where backups are kept.
+
+mod path;
+mod port;
+
+pub use path::{InvalidObjectPath, ObjectPath};
+pub use port::{
+    BackupTarget, BackupTargetError, Capabilities, ObjectInfo, PUT_MAX_BYTES, PutMode, Sha256Digest, Upload,
+};

@@ -1,0 +1,164 @@
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use moka::ops::compute::{CompResult, Op};
+
+use crate::cache::{
+    Cache, CacheError, Condition, Generation, SetOptions, SetOutcome, check_key, check_value,
+};
+use crate::clock::Clock;
+use crate::random::{OsRandom, Random, RandomExt};
+
+/// Limits of a [`MemoryCache`].
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct MemoryCacheConfig {
+    /// Bytes of keys and values that are kept, 64 MiB unless told otherwise. Beyond it entries are evicted (TinyLFU).
+    pub max_bytes: u64,
+}
+
+impl Default for MemoryCacheConfig {
+    fn default() -> Self {
+        Self { max_bytes: 64 * 1024 * 1024 }
+    }
+}
+
+impl MemoryCacheConfig {
+    /// Sets the bytes that are kept.
+    #[must_use]
+    pub fn with_max_bytes(self, max_bytes: u64) -> Self {
+        Self { max_bytes }
+    }
+}
+
+/// A cache in this process, on moka. Expiry is kept in the entry and judged by the injected clock; moka only evicts.
+#[derive(Debug)]
+pub struct MemoryCache {
+    entries: moka::future::Cache<String, Entry>,
+    generations: Mutex<HashMap<String, Generation>>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    value: Bytes,
+    expires_at: DateTime<Utc>,
+}
+
+impl MemoryCache {
+    /// A cache with the default limits.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Self::with_config(&MemoryCacheConfig::default(), clock)
+    }
+
+    /// A cache with these limits.
+    pub fn with_config(config: &MemoryCacheConfig, clock: Arc<dyn Clock>) -> Self {
+        let entries = moka::future::Cache::builder()
+            .max_capacity(config.max_bytes)
+            .weigher(|key: &String, entry: &Entry| {
+                u32::try_from(key.len() + entry.value.len()).unwrap_or(u32::MAX)
+            })
+            .build();
+        Self { entries, generations: Mutex::default(), clock, random: Arc::new(OsRandom) }
+    }
+
+    fn live(&self, entry: Option<&Entry>) -> Option<Bytes> {
+        entry.filter(|entry| self.clock.now() < entry.expires_at).map(|entry| entry.value.clone())
+    }
+
+    fn expiry(&self, ttl: Duration) -> DateTime<Utc> {
+        self.clock
+            .now()
+            .checked_add_signed(chrono::Duration::from_std(ttl).unwrap_or(chrono::Duration::MAX))
+            .unwrap_or(DateTime::<Utc>::MAX_UTC)
+    }
+}
+
+#[async_trait]
+impl Cache for MemoryCache {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    async fn get(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
+        check_key(key)?;
+        Ok(self.live(self.entries.get(key).await.as_ref()))
+    }
+
+    async fn set(&self, key: &str, value: Bytes, options: &SetOptions) -> Result<SetOutcome, CacheError> {
+        check_value(key, &value, options)?;
+        let entry = Entry { value, expires_at: self.expiry(options.ttl) };
+        if options.condition == Condition::Always {
+            self.entries.insert(key.to_owned(), entry).await;
+            return Ok(SetOutcome::Stored);
+        }
+        let result = self
+            .entries
+            .entry(key.to_owned())
+            .and_compute_with(|current| {
+                let current = self.live(current.map(moka::Entry::into_value).as_ref());
+                let holds = match &options.condition {
+                    Condition::Always => true,
+                    Condition::IfAbsent => current.is_none(),
+                    Condition::IfEquals(expected) => current.as_ref() == Some(expected),
+                };
+                std::future::ready(if holds { Op::Put(entry) } else { Op::Nop })
+            })
+            .await;
+        Ok(match result {
+            CompResult::Inserted(_) | CompResult::ReplacedWith(_) => SetOutcome::Stored,
+            _ => SetOutcome::ConditionFailed,
+        })
+    }
+
+    async fn delete(&self, key: &str) -> Result<bool, CacheError> {
+        check_key(key)?;
+        Ok(self.live(self.entries.remove(key).await.as_ref()).is_some())
+    }
+
+    async fn compare_and_delete(&self, key: &str, expected: &[u8]) -> Result<bool, CacheError> {
+        check_key(key)?;
+        let result = self
+            .entries
+            .entry(key.to_owned())
+            .and_compute_with(|current| {
+                let current = self.live(current.map(moka::Entry::into_value).as_ref());
+                let equal = current.is_some_and(|value| value == expected);
+                std::future::ready(if equal { Op::Remove } else { Op::Nop })
+            })
+            .await;
+        Ok(matches!(result, CompResult::Removed(_)))
+    }
+
+    async fn generation(&self, group: &str) -> Result<Generation, CacheError> {
+        check_key(group)?;
+        let mut generations = self.generations.lock().expect("no holder panics");
+        let fresh = || Generation(self.random.next_u64());
+        Ok(*generations.entry(group.to_owned()).or_insert_with(fresh))
+    }
+
+    async fn bump_generation(&self, group: &str) -> Result<Generation, CacheError> {
+        check_key(group)?;
+        let generation = Generation(self.random.next_u64());
+        self.generations.lock().expect("no holder panics").insert(group.to_owned(), generation);
+        Ok(generation)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{ManualClock, Subject};
+
+    async fn memory() -> Option<Subject<dyn Cache>> {
+        let clock = ManualClock::new();
+        Some(Subject::manual(Arc::new(MemoryCache::new(Arc::new(clock.clone()))), clock))
+    }
+
+    crate::cache_contract!(memory());
+}

@@ -1,0 +1,96 @@
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::error::{BackendError, port_error};
+
+/// The largest payload: what fits into a PostgreSQL NOTIFY after it is made printable.
+pub const PAYLOAD_MAX_BYTES: usize = 5 * 1024;
+
+/// Tells whoever listens, at most once, and says when it may have missed something.
+///
+/// # Contract
+/// 1. `a_message_reaches_every_subscriber`: each live subscription of the channel gets it once, the sender's own included.
+/// 2. `messages_of_one_sender_keep_their_order`: within a channel.
+/// 3. `channels_are_independent`: a subscription sees its own channel alone.
+/// 4. `nothing_from_before_is_delivered`: a subscription sees only what was published after `subscribe` returned.
+/// 5. `a_gap_is_announced`: whenever a subscription may have missed a message (lost connection, a full buffer) it yields `Gap`
+///    before any later message. A subscriber that keeps state drops it.
+/// 6. `an_oversized_payload_is_refused`: over [`PAYLOAD_MAX_BYTES`] is `TooLarge`.
+/// 7. `binary_payloads_come_back_verbatim`: any bytes, also none.
+/// 8. `a_dropped_subscription_costs_nothing`: publishing goes on when subscribers are gone.
+#[async_trait]
+pub trait Notifier: Debug + Send + Sync + 'static {
+    /// A short name for logs and metrics.
+    fn name(&self) -> &'static str;
+
+    /// Tells everybody who listens to the channel.
+    async fn publish(&self, channel: &str, payload: &[u8]) -> Result<(), NotifierError>;
+
+    /// Listens to a channel.
+    async fn subscribe(&self, channel: &str) -> Result<Box<dyn Subscription>, NotifierError>;
+}
+
+/// A subscription; it ends when it is dropped.
+#[async_trait]
+pub trait Subscription: Debug + Send + 'static {
+    /// Waits for what comes next. Cancel safe: a call that is dropped loses nothing.
+    async fn next(&mut self) -> Notification;
+}
+
+/// What a subscription yields.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notification {
+    /// A message.
+    Message(Bytes),
+    /// Something may have been missed.
+    Gap,
+}
+
+/// Why nobody could be told.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotifierError {
+    /// The channel's name breaks the rules: 1 to 40 of a-z, 0-9 and _.
+    #[error("`{channel}` is no channel: 1 to 40 of a-z, 0-9 and _")]
+    InvalidChannel {
+        /// The name.
+        channel: String,
+    },
+    /// The payload is too large.
+    #[error("payload has {size} bytes, limit is {limit}")]
+    TooLarge {
+        /// Bytes of the payload.
+        size: usize,
+        /// Bytes allowed.
+        limit: usize,
+    },
+    /// The backend could not answer.
+    #[error(transparent)]
+    Backend(BackendError),
+}
+port_error!(NotifierError);
+
+macro_rules! forward_notifier {
+    ($pointer:ident) => {
+        #[async_trait]
+        #[deny(clippy::missing_trait_methods)]
+        impl<N: Notifier + ?Sized> Notifier for $pointer<N> {
+            fn name(&self) -> &'static str {
+                (**self).name()
+            }
+
+            async fn publish(&self, channel: &str, payload: &[u8]) -> Result<(), NotifierError> {
+                (**self).publish(channel, payload).await
+            }
+
+            async fn subscribe(&self, channel: &str) -> Result<Box<dyn Subscription>, NotifierError> {
+                (**self).subscribe(channel).await
+            }
+        }
+    };
+}
+forward_notifier!(Arc);
+forward_notifier!(Box);

@@ -1,0 +1,44 @@
+//! Contract suites, a clock that tests move and a double that fails on demand.
+//!
+//! An adapter proves that it keeps a port's contract with one line; each clause becomes a test of its own:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use pganalytics_core::cache::MemoryCache;
+//! use pganalytics_core::testing::{ManualClock, Subject};
+//!
+//! async fn memory_cache() -> Option<Subject<dyn pganalytics_core::cache::Cache>> {
+//!     let clock = ManualClock::new();
+//!     let cache = MemoryCache::new(Arc::new(clock.clone()));
+//!     Some(Subject::manual(Arc::new(cache), clock))
+//! }
+//!
+//! pganalytics_core::cache_contract!(memory_cache());
+//! # fn main() {}
+//! ```
+//!
+//! The expression yields `None` where the backend is not there, which skips the test; it says so itself, and fails where
+//! backends are required.
+
+pub mod cache;
+mod clock;
+mod faulty;
+mod random;
+mod subject;
+
+pub use clock::ManualClock;
+pub use faulty::{Fault, Faulty};
+pub use random::SeededRandom;
+pub use subject::{Subject, run_clause};
+
+/// Makes one test of each clause of a suite; the suites' own macros (`cache_contract!`, …) call it.
+#[macro_export]
+macro_rules! contract_tests {
+    ($suite:path, $subject:expr, [$($clause:ident),* $(,)?]) => {$(
+        #[test]
+        fn $clause() {
+            use $suite as suite;
+            $crate::testing::run_clause(stringify!($clause), async { $subject.await }, |subject| suite::$clause(subject));
+        }
+    )*};
+}

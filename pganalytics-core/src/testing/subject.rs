@@ -1,0 +1,85 @@
+use std::any::Any;
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+
+use crate::clock::{Clock, SystemClock};
+use crate::testing::ManualClock;
+
+const CLAUSE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// An adapter under test, and how time passes for it.
+pub struct Subject<P: ?Sized> {
+    /// The adapter.
+    pub port: Arc<P>,
+    clock: Option<ManualClock>,
+    _guards: Vec<Box<dyn Any + Send + Sync>>,
+}
+
+impl<P: ?Sized> Subject<P> {
+    /// An adapter that asks this clock for the time.
+    pub fn manual(port: Arc<P>, clock: ManualClock) -> Self {
+        Self { port, clock: Some(clock), _guards: Vec::new() }
+    }
+
+    /// An adapter whose backend has a clock of its own: time passes by waiting.
+    pub fn real_time(port: Arc<P>) -> Self {
+        Self { port, clock: None, _guards: Vec::new() }
+    }
+
+    /// Keeps something (a server, a database, a folder) as long as the subject lives.
+    #[must_use]
+    pub fn keeping(mut self, guard: impl Any + Send + Sync) -> Self {
+        self._guards.push(Box::new(guard));
+        self
+    }
+
+    /// Lets time pass. Suites ask for as little as the clause needs, since some backends really wait.
+    pub async fn pass(&self, time: Duration) {
+        match &self.clock {
+            Some(clock) => clock.advance(time),
+            None => tokio::time::sleep(time).await,
+        }
+    }
+
+    /// The time as the adapter sees it.
+    pub fn now(&self) -> DateTime<Utc> {
+        match &self.clock {
+            Some(clock) => clock.now(),
+            None => SystemClock.now(),
+        }
+    }
+}
+
+impl<P: ?Sized + fmt::Debug> fmt::Debug for Subject<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subject")
+            .field("port", &self.port)
+            .field("clock", &self.clock)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Runs one clause with a deadline, on several threads.
+///
+/// # Panics
+/// When the clause fails or does not end within a minute.
+pub fn run_clause<S, C>(name: &str, subject: impl Future<Output = Option<S>>, clause: impl FnOnce(S) -> C)
+where
+    C: Future<Output = ()>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a test can start threads");
+    runtime.block_on(async {
+        let Some(subject) = subject.await else { return };
+        if tokio::time::timeout(CLAUSE_DEADLINE, clause(subject)).await.is_err() {
+            panic!("clause `{name}` did not end within {CLAUSE_DEADLINE:?}");
+        }
+    });
+}

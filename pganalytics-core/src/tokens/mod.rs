@@ -1,0 +1,5 @@
+//! API tokens.
+
+mod port;
+
+pub use port::{ApiToken, NewApiToken, Scope, TokenDigest, TokenStore, TokenStoreError};
