@@ -1,4 +1,9 @@
 //! PostgreSQL, backup targets and a private local PostgreSQL, behind the ports of pganalytics-core.
 
+#[cfg(feature = "local-postgres")]
+mod local_postgres;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+
+#[cfg(feature = "local-postgres")]
+pub use local_postgres::{LocalPostgres, LocalPostgresConfig, LocalPostgresError};

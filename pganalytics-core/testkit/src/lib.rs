@@ -1,1 +1,14 @@
-//! Starts real services on loopback for the tests of this workspace.
+#![doc = include_str!("../README.md")]
+
+mod database;
+#[path = "../../../pganalytics-store/src/local_postgres/mod.rs"]
+mod local_postgres;
+mod policy;
+mod postgres;
+mod wait;
+
+pub use database::{TestDatabase, database_from_template, empty_database};
+pub use local_postgres::{LocalPostgres, LocalPostgresConfig, LocalPostgresError};
+pub use policy::{REQUIRE_BACKENDS, require_backends};
+pub use postgres::{POSTGRES_URL, Profile, SharedPostgres, postgres, private_postgres};
+pub use wait::{free_port, wait_until};
