@@ -5,9 +5,11 @@ CREATE TABLE users (
     -- The integer that the older API calls a user's id.
     number bigint GENERATED ALWAYS AS IDENTITY,
     username text NOT NULL,
-    -- The username folded by the application: what lower() makes of a letter depends on the database's locale.
+    -- Names and addresses are compared in the form that the application folds them to: what lower() makes of a
+    -- letter depends on the database's locale.
     username_key text NOT NULL,
     email text,
+    email_key text,
     full_name text,
     role text NOT NULL,
     is_active boolean NOT NULL DEFAULT true,
@@ -24,6 +26,7 @@ CREATE TABLE users (
     updated_at timestamptz NOT NULL,
     CONSTRAINT users_number_key UNIQUE (number),
     CONSTRAINT users_username_key UNIQUE (username_key),
+    CONSTRAINT users_email_key UNIQUE (email_key),
     CONSTRAINT users_role_check CHECK (role IN ('admin', 'user', 'viewer'))
 );
 
@@ -32,7 +35,8 @@ CREATE TABLE users (
 CREATE TABLE external_identities (
     provider text NOT NULL,
     subject text NOT NULL,
-    user_id uuid NOT NULL REFERENCES users (id) ON DELETE CASCADE,
+    -- Deferrable, so that provisioning can claim the identity before it makes the user.
+    user_id uuid NOT NULL REFERENCES users (id) ON DELETE CASCADE DEFERRABLE INITIALLY IMMEDIATE,
     created_at timestamptz NOT NULL,
     CONSTRAINT external_identities_pkey PRIMARY KEY (provider, subject)
 );

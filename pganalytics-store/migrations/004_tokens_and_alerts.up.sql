@@ -4,19 +4,18 @@ CREATE TABLE api_tokens (
     id uuid PRIMARY KEY,
     user_id uuid NOT NULL REFERENCES users (id) ON DELETE CASCADE,
     name text NOT NULL,
-    -- SHA-256 of the token, which is random and long.
+    -- SHA-256 of the token, which is random and long, or an HMAC of it.
     digest bytea NOT NULL,
-    -- The token's first characters, by which its owner recognises it.
-    prefix text NOT NULL,
     scopes text[] NOT NULL,
     expires_at timestamptz,
     last_used_at timestamptz,
+    -- Revoked tokens stay, so that nobody can bring one back by storing it again.
     revoked_at timestamptz,
     created_at timestamptz NOT NULL,
     CONSTRAINT api_tokens_digest_key UNIQUE (digest),
     CONSTRAINT api_tokens_digest_check CHECK (octet_length(digest) = 32)
 );
-CREATE INDEX api_tokens_user_id_idx ON api_tokens (user_id, id);
+CREATE INDEX api_tokens_user_id_idx ON api_tokens (user_id, created_at DESC, id DESC);
 
 CREATE TABLE alert_rules (
     id uuid PRIMARY KEY,

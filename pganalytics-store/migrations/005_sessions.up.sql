@@ -9,22 +9,27 @@ CREATE TABLE sessions (
     -- The user's epoch when the session began. It is void once the user's epoch is another.
     epoch bigint NOT NULL,
     version bigint NOT NULL DEFAULT 1,
-    payload bytea NOT NULL,
+    -- Who accepted the sign-in.
+    provider text NOT NULL,
     -- The identity provider and what it calls this session, by which it may end it.
     idp_provider text,
     idp_session_id text,
-    address text,
+    address inet,
     user_agent text,
+    -- JSON as the application wrote it; jsonb would reorder and round.
+    data bytea NOT NULL,
     created_at timestamptz NOT NULL,
     last_seen_at timestamptz NOT NULL,
+    -- How long it lives untouched.
+    idle_ms bigint NOT NULL,
+    -- Never after expires_at, so that this one alone tells whether it is over.
     idle_expires_at timestamptz NOT NULL,
-    absolute_expires_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
     CONSTRAINT sessions_secret_hash_check CHECK (octet_length(secret_hash) = 32)
-)
-WITH (fillfactor = 80);
-CREATE INDEX sessions_user_id_idx ON sessions (user_id, id);
+);
+CREATE INDEX sessions_user_id_idx ON sessions (user_id, created_at DESC);
 CREATE INDEX sessions_idp_idx ON sessions (idp_provider, idp_session_id) WHERE idp_session_id IS NOT NULL;
-CREATE INDEX sessions_absolute_expires_at_idx ON sessions (absolute_expires_at);
+CREATE INDEX sessions_idle_expires_at_idx ON sessions (idle_expires_at);
 
 -- Revokes all sessions of a user in one write. A user without a row is in epoch 0.
 CREATE TABLE user_session_epochs (
@@ -54,17 +59,16 @@ CREATE INDEX refresh_families_user_id_idx ON refresh_families (user_id);
 CREATE INDEX refresh_families_expires_at_idx ON refresh_families (expires_at);
 
 CREATE TABLE signing_keys (
-    kid text PRIMARY KEY,
+    -- A JWS kid.
+    id text PRIMARY KEY,
     algorithm text NOT NULL,
     public_key bytea NOT NULL,
     -- As the key manager wrapped it; never the key itself.
-    wrapped_private_key bytea NOT NULL,
-    created_at timestamptz NOT NULL,
+    wrapped_private bytea NOT NULL,
     -- Published before it signs, so that every verifier knows it by then.
-    not_before timestamptz NOT NULL,
-    -- Signs no more from here on, but still verifies until it expires.
-    retired_at timestamptz,
-    expires_at timestamptz
+    activates_at timestamptz NOT NULL,
+    -- Signs no more from here on, but is still believed until its row is removed.
+    retired_at timestamptz
 );
 
 -- What was answered to a request that must take effect once.
@@ -76,8 +80,9 @@ CREATE TABLE idempotency_keys (
     fingerprint bytea NOT NULL,
     -- Null where the route does not allow its reply to be kept: then only the resource is named again.
     status smallint,
-    -- An array of pairs, since names repeat and their order counts.
-    headers jsonb,
+    -- Two arrays of the same length: names repeat, their order counts, and values need not be text.
+    header_names text[],
+    header_values bytea[],
     body bytea,
     resource_id text,
     created_at timestamptz NOT NULL,
@@ -86,7 +91,7 @@ CREATE TABLE idempotency_keys (
 );
 CREATE INDEX idempotency_keys_expires_at_idx ON idempotency_keys (expires_at);
 
--- Ids that may be used once: the digest of whatever somebody else has chosen, of whatever length.
+-- Ids that may be used once, as SHA-256 over scope and id: others choose them, and their length.
 CREATE TABLE one_time_ids (
     digest bytea PRIMARY KEY,
     expires_at timestamptz NOT NULL

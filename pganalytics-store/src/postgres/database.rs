@@ -32,12 +32,12 @@ struct Preamble {
     read: Arc<str>,
 }
 
-/// A connection to read from, outside any unit of work. It goes back to the pool when it is dropped.
+/// A pooled connection for statements that each stand alone. It goes back to the pool when it is dropped.
 #[derive(Debug)]
-pub struct ReadConnection(ReadConnectionKind);
+pub struct DatabaseConnection(Kind);
 
 #[derive(Debug)]
-enum ReadConnectionKind {
+enum Kind {
     Plain(PoolConnection<Postgres>),
     Transaction(PgTransaction<'static>),
 }
@@ -97,19 +97,21 @@ impl Database {
         })
     }
 
-    /// A connection for reads that need no transaction. Write through [`Database::begin`]: behind a transaction
-    /// pooler this is a read-only transaction.
+    /// A connection for reads that need no transaction.
     ///
     /// # Errors
     /// When no connection can be had in time.
-    pub async fn read(&self) -> Result<ReadConnection, StoreError> {
-        Ok(ReadConnection(match &self.preamble {
-            None => ReadConnectionKind::Plain(self.pool.acquire().await?),
-            Some(preamble) => {
-                let begin = AssertSqlSafe(Arc::clone(&preamble.read));
-                ReadConnectionKind::Transaction(self.pool.begin_with(begin).await?)
-            }
-        }))
+    pub async fn read(&self) -> Result<DatabaseConnection, StoreError> {
+        self.acquire(|preamble| &preamble.read).await
+    }
+
+    /// A connection for one statement that stands alone, without the round trips of a transaction around it. The
+    /// statement counts once [`DatabaseConnection::commit`] has returned.
+    ///
+    /// # Errors
+    /// When no connection can be had in time.
+    pub async fn write(&self) -> Result<DatabaseConnection, StoreError> {
+        self.acquire(|preamble| &preamble.write).await
     }
 
     /// Opens a session of its own at the direct address, outside the pool and without its time limits.
@@ -124,10 +126,36 @@ impl Database {
         }
     }
 
-    /// The pool itself. What goes around [`Database::begin`] and [`Database::read`] does not work behind a
-    /// transaction pooler that keeps no track of prepared statements.
+    /// The pool itself. What goes around [`Database::begin`], [`Database::read`] and [`Database::write`]
+    /// does not work behind a transaction pooler.
     pub fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    async fn acquire(
+        &self,
+        begin: impl FnOnce(&Preamble) -> &Arc<str>,
+    ) -> Result<DatabaseConnection, StoreError> {
+        Ok(DatabaseConnection(match &self.preamble {
+            None => Kind::Plain(self.pool.acquire().await?),
+            Some(preamble) => {
+                let begin = AssertSqlSafe(Arc::clone(begin(preamble)));
+                Kind::Transaction(self.pool.begin_with(begin).await?)
+            }
+        }))
+    }
+}
+
+impl DatabaseConnection {
+    /// Makes what was written count, where it does not do so by itself.
+    ///
+    /// # Errors
+    /// When it is not known whether PostgreSQL committed.
+    pub async fn commit(self) -> Result<(), StoreError> {
+        match self.0 {
+            Kind::Plain(_) => Ok(()),
+            Kind::Transaction(transaction) => Ok(transaction.commit().await?),
+        }
     }
 }
 
@@ -154,22 +182,22 @@ impl Preamble {
     }
 }
 
-impl Deref for ReadConnection {
+impl Deref for DatabaseConnection {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
         match &self.0 {
-            ReadConnectionKind::Plain(connection) => connection,
-            ReadConnectionKind::Transaction(transaction) => transaction,
+            Kind::Plain(connection) => connection,
+            Kind::Transaction(transaction) => transaction,
         }
     }
 }
 
-impl DerefMut for ReadConnection {
+impl DerefMut for DatabaseConnection {
     fn deref_mut(&mut self) -> &mut PgConnection {
         match &mut self.0 {
-            ReadConnectionKind::Plain(connection) => connection,
-            ReadConnectionKind::Transaction(transaction) => transaction,
+            Kind::Plain(connection) => connection,
+            Kind::Transaction(transaction) => transaction,
         }
     }
 }

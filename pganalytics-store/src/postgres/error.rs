@@ -8,9 +8,10 @@ const BACKEND: &str = "postgres";
 const UNIQUE: &[(&str, &str)] = &[
     ("users_username_key", "username"),
     ("users_email_key", "email"),
-    ("external_identities_pkey", "external identity"),
+    ("external_identities_pkey", "identity"),
     ("collectors_node_identity_key", "node identity"),
     ("registration_secrets_secret_hash_key", "registration secret"),
+    ("api_tokens_pkey", "api token"),
     ("api_tokens_digest_key", "api token"),
 ];
 

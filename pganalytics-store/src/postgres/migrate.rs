@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use sqlx::postgres::PgDatabaseError;
-use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection};
+use sqlx::postgres::{PgArguments, PgDatabaseError, PgErrorPosition};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, Postgres};
 
 use super::database::Database;
 use super::error::StoreError;
@@ -333,23 +334,16 @@ impl Migrator {
         connection: &mut PgConnection,
         migration: &Migration,
     ) -> Result<String, MigrateError> {
-        let file = format!("{}.up.sql", migration.name);
-        self.run(connection, &file, migration.up, async |transaction| {
-            sqlx::query(
-                "INSERT INTO schema_migrations (version, name, checksum, min_app_version, applied_at, applied_by) \
-                 VALUES ($1, $2, $3, $4, clock_timestamp(), format('%s with pganalytics %s', current_user, $5))",
-            )
-            .bind(migration.version())
-            .bind(migration.name)
-            .bind(migration.checksum())
-            .bind(migration.min_app_version())
-            .bind(env!("CARGO_PKG_VERSION"))
-            .execute(transaction)
-            .await?;
-            Ok(())
-        })
-        .await?;
-        Ok(file)
+        let record = sqlx::query(
+            "INSERT INTO schema_migrations (version, name, checksum, min_app_version, applied_at, applied_by) \
+             VALUES ($1, $2, $3, $4, clock_timestamp(), format('%s with pganalytics %s', current_user, $5))",
+        )
+        .bind(migration.version())
+        .bind(migration.name)
+        .bind(migration.checksum())
+        .bind(migration.min_app_version())
+        .bind(env!("CARGO_PKG_VERSION"));
+        self.run(connection, format!("{}.up.sql", migration.name), migration.up, record).await
     }
 
     async fn revert(
@@ -357,36 +351,29 @@ impl Migrator {
         connection: &mut PgConnection,
         migration: &Migration,
     ) -> Result<String, MigrateError> {
-        let file = format!("{}.down.sql", migration.name);
-        self.run(connection, &file, migration.down, async |transaction| {
-            sqlx::query("DELETE FROM schema_migrations WHERE version = $1")
-                .bind(migration.version())
-                .execute(transaction)
-                .await?;
-            Ok(())
-        })
-        .await?;
-        Ok(file)
+        let record =
+            sqlx::query("DELETE FROM schema_migrations WHERE version = $1").bind(migration.version());
+        self.run(connection, format!("{}.down.sql", migration.name), migration.down, record).await
     }
 
-    /// Runs a file and its bookkeeping in one transaction.
+    /// Runs a file and the record of it in one transaction.
     async fn run(
         &self,
         connection: &mut PgConnection,
-        file: &str,
+        file: String,
         text: &'static str,
-        book: impl AsyncFnOnce(&mut PgConnection) -> Result<(), sqlx::Error>,
-    ) -> Result<(), MigrateError> {
-        (self.listener)(&MigrationEvent::Started(file.to_owned()));
-        let failed = |error: sqlx::Error| failure(file, text, error);
+        record: Query<'_, Postgres, PgArguments>,
+    ) -> Result<String, MigrateError> {
+        (self.listener)(&MigrationEvent::Started(file.clone()));
+        let failed = |error: sqlx::Error| failure(&file, text, error);
         let mut transaction = connection.begin().await.map_err(failed)?;
         sqlx::raw_sql(TABLE_LOCK_TIMEOUT).execute(&mut *transaction).await.map_err(failed)?;
         sqlx::raw_sql(text).execute(&mut *transaction).await.map_err(failed)?;
-        book(&mut transaction).await.map_err(failed)?;
+        record.execute(&mut *transaction).await.map_err(failed)?;
         transaction.commit().await.map_err(failed)?;
         tracing::info!(file, "migrated");
-        (self.listener)(&MigrationEvent::Finished(file.to_owned()));
-        Ok(())
+        (self.listener)(&MigrationEvent::Finished(file.clone()));
+        Ok(file)
     }
 
     /// Creates the server's role when that is allowed, and gives it its rights on what there is now.
@@ -515,12 +502,15 @@ fn failure(file: &str, text: &str, error: sqlx::Error) -> MigrateError {
         .and_then(|error| error.try_downcast_ref::<PgDatabaseError>())
         .and_then(PgDatabaseError::position);
     let line = match position {
-        Some(sqlx::postgres::PgErrorPosition::Original(characters)) => {
-            Some(text.chars().take(characters).filter(|c| *c == '\n').count() + 1)
-        }
+        Some(PgErrorPosition::Original(position)) => Some(line_of(text, position)),
         _ => None,
     };
     MigrateError::Failed { file: file.to_owned(), line, source: error.into() }
+}
+
+/// The line of a position, both counted from 1.
+fn line_of(text: &str, position: usize) -> usize {
+    text.chars().take(position.saturating_sub(1)).filter(|character| *character == '\n').count() + 1
 }
 
 fn at_line(line: Option<usize>) -> String {
@@ -537,6 +527,14 @@ mod tests {
         assert!(version("3.10.0") > version("3.9.9"));
         assert_eq!(version("3.3"), version("3.3.0-rc.1"));
         assert!("three".parse::<Version>().is_err());
+    }
+
+    #[test]
+    fn position_is_told_as_a_line() {
+        assert_eq!(line_of("first\nsecond", 1), 1);
+        assert_eq!(line_of("first\nsecond", 6), 1);
+        assert_eq!(line_of("first\nsecond", 7), 2);
+        assert_eq!(line_of("é\né", 3), 2);
     }
 
     #[test]

@@ -1,0 +1,140 @@
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use pganalytics_core::error::BackendError;
+use pganalytics_core::signing::{
+    NewSigningKey, PublicKey, SignatureAlgorithm, SigningKeyId, SigningKeyStore, SigningKeyStoreError,
+    StoredSigningKey,
+};
+use sqlx::{FromRow, PgConnection};
+
+use super::database::Database;
+use super::error::StoreError;
+
+/// The signing keys in the table `signing_keys`.
+#[derive(Clone, Debug)]
+pub struct PostgresSigningKeyStore {
+    database: Database,
+}
+
+#[derive(FromRow)]
+struct KeyRow {
+    id: String,
+    algorithm: String,
+    public_key: Vec<u8>,
+    wrapped_private: Vec<u8>,
+    activates_at: DateTime<Utc>,
+    retired_at: Option<DateTime<Utc>>,
+}
+
+impl PostgresSigningKeyStore {
+    /// On a migrated database.
+    pub fn new(database: Database) -> Self {
+        Self { database }
+    }
+}
+
+#[async_trait]
+impl SigningKeyStore for PostgresSigningKeyStore {
+    fn name(&self) -> &'static str {
+        "postgres"
+    }
+
+    async fn insert(&self, new: &NewSigningKey) -> Result<bool, SigningKeyStoreError> {
+        let mut connection = self.database.write().await?;
+        let inserted = insert(&mut connection, new).await?;
+        connection.commit().await?;
+        Ok(inserted)
+    }
+
+    async fn insert_first(&self, new: &NewSigningKey) -> Result<bool, SigningKeyStoreError> {
+        let mut transaction = self.database.begin().await?;
+        // Two servers that start on an empty table would otherwise both find it empty. Readers go on.
+        sqlx::raw_sql("LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE")
+            .execute(&mut *transaction)
+            .await
+            .map_err(StoreError::from)?;
+        let live: bool =
+            sqlx::query_scalar("SELECT EXISTS (SELECT FROM signing_keys WHERE retired_at IS NULL)")
+                .fetch_one(&mut *transaction)
+                .await
+                .map_err(StoreError::from)?;
+        let inserted = !live && insert(&mut transaction, new).await?;
+        transaction.commit().await.map_err(StoreError::from)?;
+        Ok(inserted)
+    }
+
+    async fn list(&self) -> Result<Vec<StoredSigningKey>, SigningKeyStoreError> {
+        let rows: Vec<KeyRow> = sqlx::query_as(
+            "SELECT id, algorithm, public_key, wrapped_private, activates_at, retired_at \
+             FROM signing_keys ORDER BY activates_at, id",
+        )
+        .fetch_all(&mut *self.database.read().await?)
+        .await
+        .map_err(StoreError::from)?;
+        Ok(rows.into_iter().map(StoredSigningKey::try_from).collect::<Result<_, _>>()?)
+    }
+
+    async fn retire(&self, id: &SigningKeyId, at: DateTime<Utc>) -> Result<bool, SigningKeyStoreError> {
+        let mut connection = self.database.write().await?;
+        let retired =
+            sqlx::query("UPDATE signing_keys SET retired_at = $2 WHERE id = $1 AND retired_at IS NULL")
+                .bind(id.as_str())
+                .bind(at)
+                .execute(&mut *connection)
+                .await
+                .map_err(StoreError::from)?;
+        connection.commit().await?;
+        Ok(retired.rows_affected() == 1)
+    }
+
+    async fn remove_retired(&self, before: DateTime<Utc>) -> Result<u64, SigningKeyStoreError> {
+        let mut connection = self.database.write().await?;
+        let removed = sqlx::query("DELETE FROM signing_keys WHERE retired_at <= $1")
+            .bind(before)
+            .execute(&mut *connection)
+            .await
+            .map_err(StoreError::from)?;
+        connection.commit().await?;
+        Ok(removed.rows_affected())
+    }
+}
+
+impl TryFrom<KeyRow> for StoredSigningKey {
+    type Error = StoreError;
+
+    fn try_from(row: KeyRow) -> Result<Self, Self::Error> {
+        let id: SigningKeyId = row.id.parse().map_err(|error| BackendError::never("postgres", error))?;
+        let algorithm = [SignatureAlgorithm::Ed25519]
+            .into_iter()
+            .find(|known| known.as_str() == row.algorithm)
+            .ok_or_else(|| {
+                BackendError::never("postgres", format!("key `{id}` is of an unknown algorithm"))
+            })?;
+        let public = PublicKey { id, algorithm, bytes: row.public_key };
+        let new = NewSigningKey::new(public, row.wrapped_private.into(), row.activates_at);
+        let mut stored = Self::created(&new);
+        stored.retired_at = row.retired_at;
+        Ok(stored)
+    }
+}
+
+impl From<StoreError> for SigningKeyStoreError {
+    fn from(error: StoreError) -> Self {
+        Self::Backend(error.into_backend())
+    }
+}
+
+async fn insert(connection: &mut PgConnection, new: &NewSigningKey) -> Result<bool, StoreError> {
+    let inserted = sqlx::query(
+        "INSERT INTO signing_keys (id, algorithm, public_key, wrapped_private, activates_at) \
+         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (id) DO NOTHING",
+    )
+    .bind(new.public.id.as_str())
+    .bind(new.public.algorithm.as_str())
+    .bind(&new.public.bytes)
+    .bind(new.wrapped_private.as_ref())
+    .bind(new.activates_at)
+    .execute(connection)
+    .await?;
+    Ok(inserted.rows_affected() == 1)
+}
