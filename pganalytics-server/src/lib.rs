@@ -1,3 +1,5 @@
 //! The pgAnalytics reference server and its collector.
 
+pub mod api;
+pub mod config;
 pub mod secret_ref;

@@ -1,0 +1,162 @@
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::error::{Error as FigmentError, Kind};
+use figment::providers::{Env, Format, Serialized, Toml};
+
+use super::ServerConfig;
+
+/// What the names of environment variables begin with: `PGA__HTTP__LISTEN` sets `http.listen`.
+pub const ENV_PREFIX: &str = "PGA__";
+
+/// Why a configuration cannot be used. Each problem names where it was set, the key and what is allowed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file that was asked for is not there.
+    #[error("configuration file {} does not exist", path.display())]
+    MissingFile {
+        /// Its path.
+        path: PathBuf,
+    },
+    /// Some settings are wrong.
+    #[error("the configuration is wrong:\n{}", problems.join("\n"))]
+    Invalid {
+        /// One line for each.
+        problems: Vec<String>,
+    },
+}
+
+/// Reads the configuration: defaults, then the file if there is one, then the environment.
+///
+/// # Errors
+/// The file is missing, or a setting is unknown, of the wrong type or out of its range.
+pub fn load(file: Option<&Path>) -> Result<ServerConfig, ConfigError> {
+    let mut figment = Figment::from(Serialized::defaults(ServerConfig::default()));
+    if let Some(path) = file {
+        if !path.is_file() {
+            return Err(ConfigError::MissingFile { path: path.into() });
+        }
+        figment = without_replaced_references(figment, &Figment::from(Toml::file(path)));
+        figment = figment.merge(Toml::file(path));
+    }
+    let env = Env::prefixed(ENV_PREFIX).split("__").global();
+    figment = without_replaced_references(figment, &Figment::from(env.clone()));
+    figment.merge(env).extract().map_err(|error| ConfigError::Invalid {
+        problems: error.into_iter().map(|error| format!("  {}", describe(&error))).collect(),
+    })
+}
+
+/// A secret reference is replaced whole: merging `{ file = … }` over the default `{ env = … }` would give two places.
+fn without_replaced_references(base: Figment, layer: &Figment) -> Figment {
+    let references = ["database.url", "database.direct_url", "database.owner_url"];
+    let mut merged = base;
+    for key in references {
+        if layer.contains(key) {
+            merged = Figment::new().merge(Removed { base: merged, key });
+        }
+    }
+    merged
+}
+
+struct Removed {
+    base: Figment,
+    key: &'static str,
+}
+
+impl figment::Provider for Removed {
+    fn metadata(&self) -> figment::Metadata {
+        figment::Metadata::named("defaults")
+    }
+
+    fn data(&self) -> Result<figment::value::Map<figment::Profile, figment::value::Dict>, FigmentError> {
+        let mut map = self.base.data()?;
+        for dict in map.values_mut() {
+            remove(dict, self.key);
+        }
+        Ok(map)
+    }
+}
+
+fn remove(dict: &mut figment::value::Dict, key: &str) {
+    match key.split_once('.') {
+        None => {
+            dict.remove(key);
+        }
+        Some((section, rest)) => {
+            if let Some(figment::value::Value::Dict(_, inner)) = dict.get_mut(section) {
+                remove(inner, rest);
+            }
+        }
+    }
+}
+
+fn describe(error: &FigmentError) -> String {
+    let place = match error.metadata.as_ref() {
+        None => "configuration".into(),
+        Some(metadata) => match &metadata.source {
+            Some(source) => source.to_string(),
+            None => metadata.name.to_string(),
+        },
+    };
+    let what = match &error.kind {
+        Kind::UnknownField(_, expected) => {
+            format!("there is no such setting; here are {}", expected.join(", "))
+        }
+        other => other.to_string(),
+    };
+    let key = if error.path.is_empty() { String::new() } else { format!("`{}`: ", error.path.join(".")) };
+    format!("{place}: {key}{what}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret_ref::SecretRef;
+
+    fn load_text(text: &str) -> Result<ServerConfig, ConfigError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("server.toml");
+        std::fs::write(&path, text).unwrap();
+        load(Some(&path))
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_defaults() {
+        assert_eq!(load_text("").unwrap().http.listen.port(), 8080);
+    }
+
+    #[test]
+    fn a_wrong_setting_names_file_key_and_what_is_allowed() {
+        for (text, expected) in [
+            ("[http]\nlisten = 5", ["server.toml", "`http.listen`", "5"]),
+            ("[http]\nlissten = ''", ["server.toml", "`http.lissten`", "listen"]),
+            (
+                "[database]\nmax_connections = 0",
+                ["server.toml", "`database.max_connections`", "from 1 to 1000"],
+            ),
+            ("[log]\nformat = 'xml'", ["server.toml", "`log.format`", "`human` or `json`"]),
+            (
+                "[database]\nurl = 'postgres://u:p@h/d'",
+                ["server.toml", "`database.url`", "{ env = \"NAME\" }"],
+            ),
+        ] {
+            let message = load_text(text).unwrap_err().to_string();
+            for part in expected {
+                assert!(message.contains(part), "{text}: {message}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_reference_in_the_file_replaces_the_default_one() {
+        let config = load_text("[database]\nurl = { file = '/run/url' }").unwrap();
+        assert_eq!(config.database.url, SecretRef::File("/run/url".into()));
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = load(Some(Path::new("/surely/not/there.toml"))).unwrap_err();
+        assert_eq!(error.to_string(), "configuration file /surely/not/there.toml does not exist");
+    }
+}
