@@ -1,1 +1,4 @@
-//! Signing and key management for services on PostgreSQL.
+#![doc = include_str!("../README.md")]
+
+pub mod ed25519;
+pub mod file_key_manager;

@@ -1,0 +1,49 @@
+use std::time::Duration;
+
+use pganalytics_core::keys::KeyName;
+
+/// Which key wraps private keys, and how long signing keys live.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Ed25519SignerConfig {
+    /// The key-encryption key that wraps private halves.
+    pub wrapping_key: KeyName,
+    /// A rotated-in key signs so much later, when every verifier has learnt it. Ten minutes by default.
+    pub overlap: Duration,
+    /// Signatures of a retired key are accepted for so long. 400 days by default: longer than the certificate of a collector,
+    /// which may come back after an outage with the token that it was given at registration.
+    pub keep_retired: Duration,
+    /// The store is read again after so much time, to learn keys that other servers made. A minute by default; it must be
+    /// shorter than `overlap`.
+    pub refresh_after: Duration,
+}
+
+impl Ed25519SignerConfig {
+    /// Defaults with this wrapping key.
+    pub fn new(wrapping_key: KeyName) -> Self {
+        Self {
+            wrapping_key,
+            overlap: Duration::from_secs(600),
+            keep_retired: Duration::from_secs(400 * 24 * 3600),
+            refresh_after: Duration::from_secs(60),
+        }
+    }
+
+    /// Sets how long before its first signature a new key is published.
+    #[must_use]
+    pub fn with_overlap(self, overlap: Duration) -> Self {
+        Self { overlap, ..self }
+    }
+
+    /// Sets how long signatures of a retired key are accepted.
+    #[must_use]
+    pub fn with_keep_retired(self, keep_retired: Duration) -> Self {
+        Self { keep_retired, ..self }
+    }
+
+    /// Sets after how much time the store is read again.
+    #[must_use]
+    pub fn with_refresh_after(self, refresh_after: Duration) -> Self {
+        Self { refresh_after, ..self }
+    }
+}

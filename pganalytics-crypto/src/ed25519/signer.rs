@@ -1,0 +1,167 @@
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use pganalytics_core::clock::Clock;
+use pganalytics_core::keys::KeyManager;
+use pganalytics_core::signing::{
+    PublicKey, SignError, Signature, SignatureAlgorithm, Signer, SigningKeyId, SigningKeyStore,
+};
+use tokio::sync::Mutex;
+
+use super::config::Ed25519SignerConfig;
+use super::error::{Ed25519SignerError, NAME};
+use super::key_ring::{self, KeyRing};
+
+/// A [`Signer`] whose keys lie in a [`SigningKeyStore`], wrapped by a [`KeyManager`].
+///
+/// Signing uses the newest active key and touches the store only once per `refresh_after`, to learn what other servers
+/// rotated. [`Signer::public_keys`] always reads the store: verifiers ask when they meet a key that they do not know, and
+/// keep the answer.
+pub struct Ed25519Signer {
+    store: Arc<dyn SigningKeyStore>,
+    keys: Arc<dyn KeyManager>,
+    clock: Arc<dyn Clock>,
+    config: Ed25519SignerConfig,
+    ring: RwLock<Arc<KeyRing>>,
+    last_attempt: Mutex<DateTime<Utc>>,
+}
+
+impl Ed25519Signer {
+    /// Loads the keys of the store, and makes the first one if there is none. Of several servers that start on an empty
+    /// store one makes it and the others use it.
+    ///
+    /// # Errors
+    /// When store or key manager cannot answer, or when no stored key can be opened.
+    pub async fn connect(
+        store: Arc<dyn SigningKeyStore>,
+        keys: Arc<dyn KeyManager>,
+        clock: Arc<dyn Clock>,
+        config: Ed25519SignerConfig,
+    ) -> Result<Self, Ed25519SignerError> {
+        let now = clock.now();
+        let signer =
+            Self { store, keys, clock, config, ring: RwLock::default(), last_attempt: Mutex::new(now) };
+        if signer.load().await?.current(now).is_none() {
+            signer.insert_first(now).await?;
+            signer.load().await?;
+        }
+        Ok(signer)
+    }
+
+    /// Reads the store again.
+    ///
+    /// # Errors
+    /// When store or key manager cannot answer, or when no stored key can be opened; the keys known so far stay in use.
+    pub async fn refresh(&self) -> Result<(), Ed25519SignerError> {
+        *self.last_attempt.lock().await = self.clock.now();
+        self.load().await.map(|_| ())
+    }
+
+    /// Adds a key that signs after the overlap, retires the others from then on, and removes those that were retired long
+    /// ago. Yields the new key.
+    ///
+    /// # Errors
+    /// When store or key manager cannot answer. A rotation that was cut short is made good by the next one.
+    pub async fn rotate(&self) -> Result<SigningKeyId, Ed25519SignerError> {
+        let now = self.clock.now();
+        let activates_at = now + self.config.overlap;
+        let new = key_ring::generate(&*self.keys, &self.config.wrapping_key, activates_at).await?;
+        self.store.insert(&new).await?;
+        for old in self.store.list().await? {
+            if old.retired_at.is_none() && old.public.id != new.public.id {
+                self.store.retire(&old.public.id, activates_at).await?;
+            }
+        }
+        self.store.remove_retired(now - self.config.keep_retired).await?;
+        self.refresh().await?;
+        Ok(new.public.id)
+    }
+
+    async fn insert_first(&self, now: DateTime<Utc>) -> Result<(), Ed25519SignerError> {
+        // Active in the past, so that it also signs on servers whose clocks are behind.
+        let activates_at = now - self.config.overlap;
+        let new = key_ring::generate(&*self.keys, &self.config.wrapping_key, activates_at).await?;
+        self.store.insert_first(&new).await?;
+        Ok(())
+    }
+
+    async fn load(&self) -> Result<Arc<KeyRing>, Ed25519SignerError> {
+        let stored = self.store.list().await?;
+        let count = stored.len();
+        let known = self.ring();
+        let ring = Arc::new(known.updated(stored, &*self.keys, &self.config.wrapping_key).await?);
+        if ring.is_empty() && count > 0 {
+            let wrapping_key = self.config.wrapping_key.clone();
+            return Err(Ed25519SignerError::NoUsableKey { stored: count, wrapping_key });
+        }
+        *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring.clone();
+        Ok(ring)
+    }
+
+    fn ring(&self) -> Arc<KeyRing> {
+        self.ring.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The keys to sign with: read again when it is time, unless somebody else is at it.
+    async fn signing_ring(&self, now: DateTime<Utc>) -> Arc<KeyRing> {
+        let Ok(mut last_attempt) = self.last_attempt.try_lock() else { return self.ring() };
+        let age = (now - *last_attempt).abs();
+        if age.to_std().unwrap_or(Duration::MAX) < self.config.refresh_after {
+            return self.ring();
+        }
+        *last_attempt = now;
+        match self.load().await {
+            Ok(ring) => ring,
+            Err(error) => {
+                tracing::warn!(
+                    error = &error as &dyn std::error::Error,
+                    "signing keys could not be read again"
+                );
+                self.ring()
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Ed25519Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ed25519Signer")
+            .field("store", &self.store)
+            .field("keys", &self.keys)
+            .field("config", &self.config)
+            .field("ring", &self.ring())
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Signer for Ed25519Signer {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn sign(&self, message: &[u8]) -> Result<Signature, SignError> {
+        let now = self.clock.now();
+        let ring = self.signing_ring(now).await;
+        let key = ring.current(now).ok_or(SignError::NoActiveKey)?;
+        Ok(Signature {
+            key: key.id().clone(),
+            algorithm: SignatureAlgorithm::Ed25519,
+            bytes: key.sign(message),
+        })
+    }
+
+    async fn current_key(&self) -> Result<SigningKeyId, SignError> {
+        let now = self.clock.now();
+        let ring = self.signing_ring(now).await;
+        ring.current(now).map(|key| key.id().clone()).ok_or(SignError::NoActiveKey)
+    }
+
+    async fn public_keys(&self) -> Result<Vec<PublicKey>, SignError> {
+        let ring = self.load().await?;
+        Ok(ring.public_keys())
+    }
+}
