@@ -1,5 +1,7 @@
 //! One holder at a time.
 
+mod memory;
 mod port;
 
-pub use port::{Fence, Leader, LeaderError, Lease};
+pub use memory::MemoryLeader;
+pub use port::{Fence, Leader, LeaderError, Lease, ROLE_MAX_BYTES, check_role};

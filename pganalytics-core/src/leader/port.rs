@@ -8,6 +8,9 @@ use chrono::{DateTime, Utc};
 use crate::error::{BackendError, port_error};
 use crate::ids::InstanceId;
 
+/// The longest name of a role, in bytes.
+pub const ROLE_MAX_BYTES: usize = 100;
+
 /// Gives a role to one holder at a time, for a limited time.
 ///
 /// A holder that was stopped (SIGSTOP, a paused machine) may still believe in its lease after it ended. Whatever must not
@@ -18,11 +21,14 @@ use crate::ids::InstanceId;
 /// 2. `a_held_role_is_not_given_away`: while a lease lasts, `acquire` by another holder is `None`.
 /// 3. `acquiring_again_renews`: `acquire` by the holder yields its lease with the same fence and a new end.
 /// 4. `an_ended_lease_is_given_to_another`: after its end anybody may acquire the role.
-/// 5. `fences_grow`: each new holding of a role has a higher fence than all before, also after a release and a restart.
+/// 5. `fences_grow`: each new holding of a role has a higher fence than all before, also after a release and a restart, and also
+///    for the holder whose own lease ended.
 /// 6. `renewing_moves_the_end`: `renew` of a lease that lasts yields it with a new end; of one that ended or was taken over, `None`.
-/// 7. `a_released_role_is_free_at_once`: `release` by its holder frees it; by anybody else it changes nothing.
+/// 7. `a_released_role_is_free_at_once`: `release` by its holder frees it; by anybody else, or with the lease of a former
+///    holding, it changes nothing.
 /// 8. `roles_are_independent`: leases of different roles do not touch each other.
 /// 9. `the_holder_is_known`: `holder` names who holds the role, `None` when nobody does.
+/// 10. `an_invalid_role_is_refused`: a role has 1 to [`ROLE_MAX_BYTES`] of printable ASCII, else it is `InvalidRole`.
 ///
 /// Ends are measured by the backend's clock, not the caller's.
 #[async_trait]
@@ -77,17 +83,29 @@ impl Lease {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LeaderError {
-    /// The role's name is empty or longer than 100 bytes.
-    #[error("role has {length} bytes, allowed are 1 to 100")]
+    /// The role's name breaks the rules: 1 to 100 printable ASCII characters.
+    #[error("{role:?} is no role: 1 to 100 printable ASCII characters")]
     InvalidRole {
-        /// Bytes of the name.
-        length: usize,
+        /// The name.
+        role: String,
     },
     /// The backend could not answer. The caller must take its lease for lost when its end comes.
     #[error(transparent)]
     Backend(BackendError),
 }
 port_error!(LeaderError);
+
+/// The check of clause 10, for adapters.
+///
+/// # Errors
+/// `InvalidRole`.
+pub fn check_role(role: &str) -> Result<(), LeaderError> {
+    let printable = role.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if role.is_empty() || role.len() > ROLE_MAX_BYTES || !printable {
+        return Err(LeaderError::InvalidRole { role: role.into() });
+    }
+    Ok(())
+}
 
 macro_rules! forward_leader {
     ($pointer:ident) => {

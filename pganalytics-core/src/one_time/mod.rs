@@ -1,5 +1,7 @@
 //! Remembering that an id was used.
 
+mod memory;
 mod port;
 
-pub use port::{ID_MAX_BYTES, OneTimeError, OneTimeStore, Seen};
+pub use memory::MemoryOneTimeStore;
+pub use port::{ID_MAX_BYTES, OneTimeError, OneTimeStore, Seen, check_id};

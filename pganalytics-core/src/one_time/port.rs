@@ -18,7 +18,7 @@ pub const ID_MAX_BYTES: usize = 1024;
 /// 1. `an_id_is_new_once`: the first `remember` of an id in a scope is `First`, every later one `Again`, until the id's
 ///    time is over.
 /// 2. `concurrent_callers_have_one_first`: of any number of concurrent calls exactly one is told `First`.
-/// 3. `scopes_are_independent`: the same id in two scopes is two ids.
+/// 3. `scopes_are_independent`: the same id in two scopes is two ids, wherever the one text ends and the other begins.
 /// 4. `an_id_is_forgotten_after_its_time`: once `until` has passed, the id may be `First` again.
 /// 5. `a_repeat_does_not_extend_the_time`: `Again` leaves the remembered time as it was.
 /// 6. `a_time_in_the_past_is_refused`: `until` not after now is `AlreadyExpired`, and nothing is remembered.
@@ -27,6 +27,7 @@ pub const ID_MAX_BYTES: usize = 1024;
 /// 8. `an_oversized_id_is_refused`: an empty id or one over the limit is `InvalidId`.
 /// 9. `sweeping_removes_only_what_is_over`: `sweep` removes at most `limit` ids whose time is over and says how many.
 ///
+/// Adapters ask one clock for all callers of a backend, the backend's own or the injected one, never both.
 /// A caller that gets an error does not know whether the id was remembered, and must treat the id as used.
 #[async_trait]
 pub trait OneTimeStore: Debug + Send + Sync + 'static {
@@ -71,6 +72,17 @@ pub enum OneTimeError {
     Backend(BackendError),
 }
 port_error!(OneTimeError);
+
+/// The check of clause 8, for adapters.
+///
+/// # Errors
+/// `InvalidId`.
+pub fn check_id(id: &str) -> Result<(), OneTimeError> {
+    if id.is_empty() || id.len() > ID_MAX_BYTES {
+        return Err(OneTimeError::InvalidId { length: id.len() });
+    }
+    Ok(())
+}
 
 macro_rules! forward_one_time_store {
     ($pointer:ident) => {

@@ -1,3 +1,6 @@
+mod leader;
+mod one_time;
+
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
@@ -20,7 +23,8 @@ pub enum Fault {
 
 /// Wraps a port and does to its calls, in order, what it was told to; calls beyond that go through.
 ///
-/// It implements the port that it wraps, for every port of this crate. Clones share the plan.
+/// It implements the port that it wraps, for every port of this crate. What a port hands out to be called later (a
+/// claim, an upload) follows the same plan. Clones share the plan.
 #[derive(Clone, Debug)]
 pub struct Faulty<P> {
     inner: P,
@@ -52,6 +56,11 @@ impl<P: Debug> Faulty<P> {
     /// The wrapped port.
     pub fn inner(&self) -> &P {
         &self.inner
+    }
+
+    /// The same plan around something else, which the wrapped port handed out.
+    pub(crate) fn around<Q>(&self, inner: Q) -> Faulty<Q> {
+        Faulty { inner, plan: Arc::clone(&self.plan) }
     }
 
     pub(crate) async fn apply<T, E: PortError>(

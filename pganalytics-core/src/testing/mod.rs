@@ -17,12 +17,15 @@
 //! # fn main() {}
 //! ```
 //!
-//! The expression yields `None` where the backend is not there, which skips the test; it says so itself, and fails where
-//! backends are required.
+//! The expression is evaluated for each clause, and each time the backend must be empty.
+//! It yields `None` where the backend is not there, which skips the test; it says so itself, and fails where backends are
+//! required.
 
 pub mod cache;
 mod clock;
 mod faulty;
+pub mod leader;
+pub mod one_time;
 mod random;
 mod subject;
 

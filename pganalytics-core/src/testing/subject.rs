@@ -2,7 +2,7 @@ use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 
@@ -10,6 +10,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::testing::ManualClock;
 
 const CLAUSE_DEADLINE: Duration = Duration::from_secs(60);
+const ATTEMPTS: usize = 50;
 
 /// An adapter under test, and how time passes for it.
 pub struct Subject<P: ?Sized> {
@@ -43,6 +44,22 @@ impl<P: ?Sized> Subject<P> {
             Some(clock) => clock.advance(time),
             None => tokio::time::sleep(time).await,
         }
+    }
+
+    /// Yields what `steps` yield, which must end within `limit` to prove anything: in real time they are made again when
+    /// the machine stalled for so long. They are told the number of the attempt, so that each can use names of its own.
+    ///
+    /// # Panics
+    /// When every attempt took too long.
+    pub async fn within<T>(&self, limit: Duration, steps: impl AsyncFn(usize) -> T) -> T {
+        for attempt in 0..ATTEMPTS {
+            let begun = Instant::now();
+            let result = steps(attempt).await;
+            if self.clock.is_some() || begun.elapsed() < limit {
+                return result;
+            }
+        }
+        panic!("{ATTEMPTS} attempts took longer than {limit:?} each");
     }
 
     /// The time as the adapter sees it.
