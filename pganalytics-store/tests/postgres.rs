@@ -2,5 +2,20 @@
 #![cfg(feature = "postgres")]
 
 mod common;
+
+#[path = "postgres/alert_rules.rs"]
+mod alert_rules;
+#[path = "postgres/api_tokens.rs"]
+mod api_tokens;
+#[path = "postgres/collectors.rs"]
+mod collectors;
 #[path = "postgres/migrations.rs"]
 mod migrations;
+#[path = "postgres/registration_secrets.rs"]
+mod registration_secrets;
+#[path = "postgres/running_servers.rs"]
+mod running_servers;
+#[path = "postgres/samples.rs"]
+mod samples;
+#[path = "postgres/users.rs"]
+mod users;
