@@ -1,14 +1,19 @@
 #![doc = include_str!("../README.md")]
 
+mod child;
 mod database;
 #[path = "../../../pganalytics-store/src/local_postgres/mod.rs"]
 mod local_postgres;
 mod policy;
 mod postgres;
+mod redis;
 mod wait;
+mod watchdog;
 
+pub use child::Child;
 pub use database::{TestDatabase, database_from_template, empty_database};
 pub use local_postgres::{LocalPostgres, LocalPostgresConfig, LocalPostgresError};
 pub use policy::{REQUIRE_BACKENDS, require_backends};
 pub use postgres::{POSTGRES_URL, Profile, SharedPostgres, postgres, private_postgres};
+pub use redis::{Redis, redis};
 pub use wait::{free_port, wait_until};

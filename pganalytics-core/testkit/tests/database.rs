@@ -1,4 +1,5 @@
 //! Databases of tests on the shared server.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -19,7 +19,8 @@ pub struct LocalPostgresConfig {
     pub settings: Vec<(String, String)>,
     /// Folders to search for the server's programs, instead of the usual ones.
     pub program_folders: Option<Vec<PathBuf>>,
-    /// How long the start may take, with making the data folder and recovery after a crash.
+    /// How long to wait for another process to leave the data, and then for the start itself, with making the data
+    /// folder and recovery after a crash.
     pub start_timeout: Duration,
     /// How long an orderly stop may take before the server is stopped at once.
     pub stop_timeout: Duration,
@@ -82,7 +83,7 @@ impl LocalPostgresConfig {
         self
     }
 
-    /// Bounds the start (60 s by default).
+    /// Bounds the wait for another process to leave the data, and the start itself (60 s each by default).
     #[must_use]
     pub fn with_start_timeout(mut self, limit: Duration) -> Self {
         self.start_timeout = limit;

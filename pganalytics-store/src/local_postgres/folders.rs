@@ -191,6 +191,7 @@ fn temporary_folder(identity: &Identity, longest: usize) -> Result<TempDir, Loca
 fn folder_in(place: &Path, identity: &Identity) -> Result<TempDir, LocalPostgresError> {
     let folder = tempfile::Builder::new()
         .prefix(TEMPORARY_PREFIX)
+        .permissions(Permissions::from_mode(0o700))
         .tempdir_in(place)
         .map_err(LocalPostgresError::on("make a folder in", place))?;
     make_private(folder.path(), identity)?;

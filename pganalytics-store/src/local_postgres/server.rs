@@ -18,8 +18,6 @@ const POLL: Duration = Duration::from_millis(10);
 /// The number in the socket's name when there is no TCP port to take it from.
 const SOCKET_PORT: u16 = 5432;
 const PORT_ATTEMPTS: usize = 5;
-/// How long to wait for a server whose owner was killed to finish with the data.
-const HAND_OVER: Duration = Duration::from_secs(20);
 
 /// A running private PostgreSQL server.
 ///
@@ -54,7 +52,7 @@ pub struct LocalPostgres {
 impl LocalPostgres {
     /// Starts a server and waits until it accepts connections; a new data folder is initialised first.
     ///
-    /// A kept folder that another process still uses is waited for, up to twenty seconds.
+    /// A kept folder that another process still uses, as one does whose owner was just killed, is waited for.
     ///
     /// # Errors
     /// When PostgreSQL is not installed, the folder cannot be used, or the server fails to start; the error then
@@ -262,7 +260,7 @@ async fn launch(
     folders: &mut Folders,
     port: u16,
 ) -> Result<(Supervisor, u64), LocalPostgresError> {
-    let deadline = Instant::now() + HAND_OVER;
+    let deadline = Instant::now() + config.start_timeout;
     let log = loop {
         match folders.open_log(identity)? {
             Some(log) => break log,

@@ -8,24 +8,24 @@ postgres=$1 initdb=$2 base=$3 sockets=$4 kind=$5 superuser=$6 patience=$7
 shift 7
 data=$base/pgdata
 server=
-end=INT sync=
-if [ "$kind" = temporary ]; then end=QUIT sync=-N; fi
+end=INT initdb_sync= postgres_sync=
+if [ "$kind" = temporary ]; then end=QUIT initdb_sync=-N postgres_sync=-F; fi
 
 exec 3<&0 </dev/null
-trap '' HUP INT TERM
+trap '' HUP INT PIPE TERM
 
 make_data() {
     [ -e "$data/PG_VERSION" ] && return
     rm -rf "$data.new"
     "$initdb" -D "$data.new" -U "$superuser" -E UTF8 --locale=C --auth-local=trust --auth-host=scram-sha-256 \
-        --pwfile="$base/password" $sync >&2 3<&- && mv "$data.new" "$data"
+        --pwfile="$base/password" $initdb_sync >&2 3<&- && mv "$data.new" "$data"
 }
 
 # Should this shell be killed, the parent-death signal ends the server; without util-linux there is none.
 start() {
     guard=
     if setpriv --pdeathsig "$end" true 2>/dev/null; then guard="setpriv --pdeathsig $end"; fi
-    ( trap - HUP INT TERM; exec $guard "$postgres" -D "$data" "$@" 3<&- ) &
+    ( trap - HUP INT PIPE TERM; exec $guard "$postgres" -D "$data" "$@" 3<&- ) &
     server=$!
     echo "$server"
 }
@@ -36,23 +36,23 @@ escalate() {
     for signal in QUIT KILL; do
         sleep "$patience" & nap=$!
         wait "$nap"
-        kill -"$signal" "$server"
+        kill -s "$signal" "$server"
     done
 }
 
 stop() {
     [ -n "$server" ] || return
-    kill -"$1" "$server" 2>/dev/null
+    kill -s "$1" "$server" 2>/dev/null
     escalate >/dev/null 2>&1 3<&- &
     wait "$server"
-    kill -USR1 $! 2>/dev/null
+    kill -s USR1 $! 2>/dev/null
 }
 
 # A killed server leaves shared memory behind; a start on its data finds and frees it, once its last process is gone.
 free_memory() {
     tries=0
     while [ -e "$data/postmaster.pid" ] && [ "$tries" -lt 50 ]; do
-        "$postgres" --single -D "$data" template1 >/dev/null && return
+        "$postgres" --single $postgres_sync -D "$data" template1 >/dev/null && return
         tries=$((tries + 1))
         sleep 0.1
     done
