@@ -14,9 +14,10 @@ use crate::signing::{PublicKey, SigningKeyId};
 /// 1. `an_inserted_key_is_listed`: with all its parts; the wrapped private half comes back byte by byte.
 /// 2. `the_first_insert_of_an_id_wins`: inserting an id that exists is `false` and changes nothing.
 /// 3. `a_first_key_is_made_once`: of any number of concurrent `insert_first` calls on an empty store exactly one is `true`;
-///    on a store that holds a key that is not retired it is `false`.
+///    on a store that holds a key that is not retired, or one of that id, it is `false` and changes nothing.
 /// 4. `keys_are_listed_by_activation`: in the order of `activates_at`, oldest first, retired ones included.
-/// 5. `retiring_sets_the_time_once`: `retire` sets `retired_at`; `true` if it was not set before. A second call changes nothing.
+/// 5. `retiring_sets_the_time_once`: `retire` sets `retired_at`; `true` if it was not set before. A second call changes nothing;
+///    an unknown id is `false`.
 /// 6. `only_retired_keys_are_removed`: `remove_retired` removes the keys that were retired at or before the given time and yields
 ///    how many.
 #[async_trait]

@@ -1,5 +1,6 @@
 mod leader;
 mod one_time;
+mod ports;
 
 use std::collections::VecDeque;
 use std::fmt::Debug;

@@ -27,7 +27,12 @@ mod faulty;
 pub mod leader;
 pub mod one_time;
 mod random;
+pub mod signer;
+pub mod signing_key_store;
 mod subject;
+mod support;
+pub mod token_store;
+pub mod user_store;
 
 pub use clock::ManualClock;
 pub use faulty::{Fault, Faulty};

@@ -62,12 +62,17 @@ impl<P: ?Sized> Subject<P> {
         panic!("{ATTEMPTS} attempts took longer than {limit:?} each");
     }
 
+    /// The clock by which the adapter goes.
+    pub fn clock(&self) -> Arc<dyn Clock> {
+        match &self.clock {
+            Some(clock) => Arc::new(clock.clone()),
+            None => Arc::new(SystemClock),
+        }
+    }
+
     /// The time as the adapter sees it.
     pub fn now(&self) -> DateTime<Utc> {
-        match &self.clock {
-            Some(clock) => clock.now(),
-            None => SystemClock.now(),
-        }
+        self.clock().now()
     }
 }
 

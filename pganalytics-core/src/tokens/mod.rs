@@ -1,5 +1,7 @@
 //! API tokens.
 
+mod memory;
 mod port;
 
-pub use port::{ApiToken, NewApiToken, Scope, TokenDigest, TokenStore, TokenStoreError};
+pub use memory::MemoryTokenStore;
+pub use port::{ApiToken, NewApiToken, Scope, TokenDigest, TokenStore, TokenStoreError, check_new_token};

@@ -14,13 +14,18 @@ use crate::ids::{ApiTokenId, UserId};
 /// # Contract
 /// 1. `an_inserted_token_is_found_by_its_digest`: with all its parts.
 /// 2. `an_unknown_digest_is_none`: also one that differs in the last bit.
-/// 3. `a_taken_digest_is_a_conflict`: inserting a digest or id that exists is `Conflict`, and changes nothing.
+/// 3. `a_taken_digest_is_a_conflict`: inserting a digest or id that exists is `Conflict`, and changes nothing. A revoked token
+///    keeps its digest and id.
 /// 4. `a_revoked_token_is_not_found`: after `revoke` the digest is `None`; `true` if the token was live. Revoking is final.
 /// 5. `only_the_owner_revokes`: `revoke` of a token of another user is `false` and changes nothing.
 /// 6. `an_expired_token_is_not_found`: neither by digest nor in a list.
 /// 7. `a_users_tokens_are_listed`: `list` yields the live tokens of that user and of nobody else, newest first.
 /// 8. `use_is_recorded_forwards`: `record_use` sets the time of last use, never backwards; a token that is gone is no error.
 /// 9. `scopes_come_back_as_they_were`: including none at all, which grants nothing.
+/// 10. `hostile_text_comes_back_verbatim`: quotes, newlines and non-ASCII in names and scopes; U+0000 is `InvalidText` naming
+///     the field.
+///
+/// A store that knows the users refuses a token for one that does not exist as `UnknownUser`.
 #[async_trait]
 pub trait TokenStore: Debug + Send + Sync + 'static {
     /// A short name for logs and metrics.
@@ -139,7 +144,7 @@ pub enum TokenStoreError {
     /// A text that the backend cannot store.
     #[error("api token field `{field}` holds U+0000")]
     InvalidText {
-        /// Which field.
+        /// `name` or `scopes`.
         field: &'static str,
     },
     /// The backend could not answer.
@@ -147,6 +152,20 @@ pub enum TokenStoreError {
     Backend(BackendError),
 }
 port_error!(TokenStoreError);
+
+/// The check of clause 10, for adapters.
+///
+/// # Errors
+/// `InvalidText` names the field.
+pub fn check_new_token(new: &NewApiToken) -> Result<(), TokenStoreError> {
+    if new.name.contains('\0') {
+        return Err(TokenStoreError::InvalidText { field: "name" });
+    }
+    if new.scopes.iter().any(|scope| scope.0.contains('\0')) {
+        return Err(TokenStoreError::InvalidText { field: "scopes" });
+    }
+    Ok(())
+}
 
 macro_rules! forward_token_store {
     ($pointer:ident) => {
