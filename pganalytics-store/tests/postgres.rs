@@ -9,8 +9,12 @@ mod alert_rules;
 mod api_tokens;
 #[path = "postgres/collectors.rs"]
 mod collectors;
+#[path = "postgres/database.rs"]
+mod database;
 #[path = "postgres/migrations.rs"]
 mod migrations;
+#[path = "postgres/pooler.rs"]
+mod pooler;
 #[path = "postgres/registration_secrets.rs"]
 mod registration_secrets;
 #[path = "postgres/running_servers.rs"]

@@ -107,7 +107,8 @@ fn classify(error: &sqlx::Error) -> Retry {
 
 /// PostgreSQL documentation, appendix A: error codes.
 fn classify_sqlstate(code: &str) -> Retry {
-    let passing_class = ["08", "53", "58"].iter().any(|class| code.starts_with(class));
+    // But not protocol_violation, by which a pooler refuses a start-up parameter: it will refuse it again.
+    let passing_class = ["08", "53", "58"].iter().any(|class| code.starts_with(class)) && code != "08P01";
     let passing = matches!(
         code,
         // A standby that was promoted, or a primary that was demoted, under this connection.
@@ -133,7 +134,7 @@ mod tests {
         for code in ["08006", "53300", "57P01", "57P03", "40001", "40P01", "55P03", "57014", "25006"] {
             assert_eq!(classify_sqlstate(code), Retry::Later, "{code}");
         }
-        for code in ["42P01", "42501", "28P01", "3D000", "23514", "22003", "XX000", ""] {
+        for code in ["08P01", "42P01", "42501", "28P01", "3D000", "23514", "22003", "XX000", ""] {
             assert_eq!(classify_sqlstate(code), Retry::Never, "{code}");
         }
     }
