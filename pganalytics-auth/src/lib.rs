@@ -1,1 +1,3 @@
-//! Local passwords, tokens and sign-in providers for services on PostgreSQL.
+#![doc = include_str!("../README.md")]
+
+pub mod local;
