@@ -1,9 +1,11 @@
 //! Signed-in sessions.
 
+mod memory;
 mod port;
 mod token;
 mod value;
 
-pub use port::{SaveOutcome, SessionError, SessionStore};
+pub use memory::MemorySessionStore;
+pub use port::{SaveOutcome, SessionError, SessionStore, check_data, check_new_session};
 pub use token::{InvalidSessionToken, SessionSecretHash, SessionToken};
 pub use value::{Epoch, IdpSession, InvalidSessionId, NewSession, Session, SessionId, SessionLifetimes};

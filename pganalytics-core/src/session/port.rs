@@ -19,7 +19,8 @@ use crate::session::{Epoch, NewSession, Session, SessionId, SessionToken};
 /// 5. `a_touch_keeps_a_session_alive`: `touch` moves the idle limit, never past the absolute one.
 /// 6. `the_absolute_limit_ends_a_session`: touched or not.
 /// 7. `a_save_needs_the_current_version`: `save` stores `data` and yields the next version if the version is current, else
-///    `Conflict`; a session that ended is `Gone` and is not revived. Only `data` changes.
+///    `Conflict`; a session that ended is `Gone` and is not revived. Only `data` and the version change, and nothing but a
+///    `save` changes the version. Of concurrent saves of one version exactly one is `Saved`.
 /// 8. `rotation_ends_the_old_token`: after `rotate` only the new token loads the session; its public id stays. Of two
 ///    concurrent rotations of one token at most one succeeds.
 /// 9. `a_deleted_session_is_gone`: `delete` ends the session at once; `true` if it was live.
@@ -29,10 +30,13 @@ use crate::session::{Epoch, NewSession, Session, SessionId, SessionToken};
 /// 12. `revoking_a_user_ends_all_sessions`: `revoke_user` moves the user's epoch in one write, however many sessions there
 ///     are; every session of an older epoch is `None` from then on, and those created later live.
 /// 13. `epochs_only_grow`: `epoch` of an unknown user is `Epoch(0)`; it is never lower than one that was seen before.
-/// 14. `sessions_are_found_by_the_idp_session`: `find_by_idp_session` yields all live sessions of that provider session.
-/// 15. `sweeping_removes_only_what_is_over`: `sweep` removes at most `limit` sessions that are expired or revoked.
+/// 14. `sessions_are_found_by_the_idp_session`: `find_by_idp_session` yields all live sessions of that provider session, whoever's
+///     they are.
+/// 15. `sweeping_removes_only_what_is_over`: `sweep` removes at most `limit` sessions that are expired or revoked, and says how
+///     many; those that the backend dropped by itself are not among them. 0 means that none is left.
 /// 16. `binary_and_hostile_text_come_back_verbatim`: provider, user agent and data come back as they were, quotes, newlines
-///     and non-ASCII included; a U+0000 is `InvalidText` naming the field.
+///     and non-ASCII included; a U+0000 in one of them (in `data` also as a name) is `InvalidText` naming the field. Looked for,
+///     it is simply not found.
 ///
 /// An adapter states what is lost when its backend loses acknowledged writes. Revocation (12, 13) must survive it.
 #[async_trait]
@@ -108,7 +112,7 @@ pub enum SessionError {
         /// Which field.
         field: &'static str,
     },
-    /// The user has as many sessions as the policy allows.
+    /// The user has as many live sessions as the adapter was told to allow.
     #[error("user has {limit} sessions, which is the limit")]
     TooManySessions {
         /// The limit.
@@ -119,6 +123,48 @@ pub enum SessionError {
     Backend(BackendError),
 }
 port_error!(SessionError);
+
+/// The check of clause 16 for `create`, for adapters.
+///
+/// # Errors
+/// `InvalidText` with one of `provider`, `idp_provider`, `idp_session`, `user_agent` and `data`.
+pub fn check_new_session(new: &NewSession) -> Result<(), SessionError> {
+    let idp_session = new.idp_session.as_ref();
+    let texts = [
+        ("provider", Some(&new.provider)),
+        ("idp_provider", idp_session.map(|session| &session.provider)),
+        ("idp_session", idp_session.map(|session| &session.id)),
+        ("user_agent", new.user_agent.as_ref()),
+    ];
+    for (field, text) in texts {
+        if text.is_some_and(|text| text.contains('\0')) {
+            return Err(SessionError::InvalidText { field });
+        }
+    }
+    check_data(&new.data)
+}
+
+/// The check of clause 16 for `save`, for adapters.
+///
+/// # Errors
+/// `InvalidText` with the field `data`.
+pub fn check_data(data: &serde_json::Value) -> Result<(), SessionError> {
+    if holds_nul(data) {
+        return Err(SessionError::InvalidText { field: "data" });
+    }
+    Ok(())
+}
+
+fn holds_nul(data: &serde_json::Value) -> bool {
+    match data {
+        serde_json::Value::String(text) => text.contains('\0'),
+        serde_json::Value::Array(values) => values.iter().any(holds_nul),
+        serde_json::Value::Object(members) => {
+            members.iter().any(|(name, value)| name.contains('\0') || holds_nul(value))
+        }
+        _ => false,
+    }
+}
 
 macro_rules! forward_session_store {
     ($pointer:ident) => {

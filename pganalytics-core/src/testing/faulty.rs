@@ -1,6 +1,7 @@
 mod leader;
 mod one_time;
 mod ports;
+mod session;
 
 use std::collections::VecDeque;
 use std::fmt::Debug;

@@ -27,6 +27,7 @@ mod faulty;
 pub mod leader;
 pub mod one_time;
 mod random;
+pub mod session;
 pub mod signer;
 pub mod signing_key_store;
 mod subject;
