@@ -9,6 +9,8 @@ mod alert_rules;
 mod api_tokens;
 #[path = "postgres/collectors.rs"]
 mod collectors;
+#[path = "postgres/contracts.rs"]
+mod contracts;
 #[path = "postgres/database.rs"]
 mod database;
 #[path = "postgres/migrations.rs"]

@@ -7,6 +7,7 @@ const BACKEND: &str = "postgres";
 /// Unique constraints and indexes whose violation is the caller's affair, and the field that it calls them by.
 const UNIQUE: &[(&str, &str)] = &[
     ("users_pkey", "id"),
+    ("users_pkey", "id"),
     ("users_username_key", "username"),
     ("users_email_key", "email"),
     ("external_identities_pkey", "identity"),

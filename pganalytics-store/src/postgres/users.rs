@@ -60,7 +60,7 @@ macro_rules! columns {
 /// Adds a user.
 ///
 /// # Errors
-/// [`StoreError::Conflict`] when the username or the mail address is taken; when a text contains U+0000, or
+/// [`StoreError::Conflict`] when the id, the username or the mail address is taken; when a text contains U+0000, or
 /// PostgreSQL cannot answer.
 pub async fn create(
     connection: &mut PgConnection,
@@ -71,6 +71,7 @@ pub async fn create(
         ("username", Some(new.username.as_str())),
         ("email", new.email.as_deref()),
         ("full_name", new.full_name.as_deref()),
+        ("password_hash", new.password_hash.as_ref().map(PasswordHash::expose)),
     ])?;
     let number = sqlx::query_scalar(
         "INSERT INTO users (id, username, username_key, email, email_key, full_name, role, password_hash, \
@@ -256,7 +257,7 @@ pub async fn delete(connection: &mut PgConnection, id: UserId) -> Result<Option<
 /// Gives a user another password, whatever the one before; `false` if there is no such user.
 ///
 /// # Errors
-/// When PostgreSQL cannot answer.
+/// When the hash contains U+0000, or PostgreSQL cannot answer.
 pub async fn set_password(
     connection: &mut PgConnection,
     id: UserId,
@@ -264,6 +265,7 @@ pub async fn set_password(
     chosen_by_user: bool,
     now: DateTime<Utc>,
 ) -> Result<bool, StoreError> {
+    text::check([("password_hash", Some(hash.expose()))])?;
     let set = sqlx::query(
         "UPDATE users SET password_hash = $2, password_changed = $3, version = version + 1, updated_at = $4 \
          WHERE id = $1",
@@ -280,13 +282,14 @@ pub async fn set_password(
 /// Replaces the hash of the same password if it is still `expected`; `false` if it is not.
 ///
 /// # Errors
-/// When PostgreSQL cannot answer.
+/// When the new hash contains U+0000, or PostgreSQL cannot answer.
 pub async fn replace_password(
     connection: &mut PgConnection,
     id: UserId,
     expected: &PasswordHash,
     new: &PasswordHash,
 ) -> Result<bool, StoreError> {
+    text::check([("password_hash", Some(new.expose()))])?;
     let replaced = sqlx::query("UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2")
         .bind(id.0)
         .bind(expected.expose())

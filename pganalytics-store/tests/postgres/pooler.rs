@@ -1,75 +1,60 @@
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::os::unix::fs::MetadataExt;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pganalytics_core::testing::ManualClock;
 use pganalytics_core::users::UserStore;
 use pganalytics_store::postgres::{Compatibility, Database, Migrator, PostgresConfig, PostgresUserStore};
-use pganalytics_testkit::{TestDatabase, free_port, require_backends, wait_until};
+use pganalytics_testkit::{Child, TestDatabase, free_port, require_backends, wait_until};
 
 use crate::common::migrated;
 use crate::samples::new_user;
 
 const SERVER_CONNECTIONS: usize = 2;
 
-/// A PgBouncer before a test's database, stopped with this value.
+/// A PgBouncer before a test's database.
 struct Pooler {
-    process: Child,
     url: String,
+    _process: Child,
     _folder: tempfile::TempDir,
-}
-
-impl Drop for Pooler {
-    fn drop(&mut self) {
-        let killed = self.process.kill().and_then(|()| self.process.wait());
-        killed.expect("stop the pooler");
-    }
 }
 
 impl Pooler {
     async fn start(database: &TestDatabase) -> Option<Self> {
         if Command::new("pgbouncer").arg("--version").stdout(Stdio::null()).status().is_err() {
-            assert!(!require_backends(), "PgBouncer is not installed");
-            eprintln!("skipped: PgBouncer is not installed (package pgbouncer)");
+            assert!(!require_backends(), "PgBouncer is not installed (Debian package `pgbouncer`)");
+            eprintln!("skipped: PgBouncer is not installed (Debian package `pgbouncer`)");
             return None;
         }
-        let (server, _) = database.url().split_once("://").unwrap().1.rsplit_once('/').unwrap();
-        let (user, address) = server.split_once('@').unwrap();
-        let (host, server_port) = address.rsplit_once(':').unwrap();
+        let (_, rest) = database.url().split_once("://").unwrap();
+        let (user, rest) = rest.split_once('@').unwrap();
+        let (host, rest) = rest.split_once(':').unwrap();
+        let (server_port, _) = rest.split_once('/').unwrap();
         let (host, port) = (host.replace("%2F", "/").replace("%2f", "/"), free_port());
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("pgbouncer.ini");
         let settings = format!(
             "[databases]\n{name} = host={host} port={server_port} user={user}\n\
              [pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\n\
              auth_type = any\npool_mode = transaction\ndefault_pool_size = {SERVER_CONNECTIONS}\n",
             name = database.name(),
         );
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("pgbouncer.ini");
         std::fs::write(&file, settings).unwrap();
-        let process = spawn(folder.path(), &file);
-        let url = format!("postgres://{user}@127.0.0.1:{port}/{}", database.name());
-        let pooler = Self { process, url, _folder: folder };
+        let mut command = Command::new("pgbouncer");
+        if std::fs::metadata("/proc/self").unwrap().uid() == 0 {
+            // It refuses to be root.
+            command.args(["--user", "postgres"]);
+        }
+        command.arg(&file).current_dir("/");
+        let process = Child::spawn("pgbouncer", command).unwrap();
         let ready = wait_until(Duration::from_secs(10), async || {
             tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
         });
-        assert!(ready.await, "the pooler starts");
-        Some(pooler)
+        assert!(ready.await, "the pooler does not start: {}", process.log());
+        let url = format!("postgres://{user}@127.0.0.1:{port}/{}", database.name());
+        Some(Self { url, _process: process, _folder: folder })
     }
-}
-
-/// PgBouncer refuses to be root, and must not outlive a test that is killed.
-fn spawn(folder: &Path, file: &Path) -> Child {
-    let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL"]);
-    if nix::unistd::geteuid().is_root() {
-        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
-        std::fs::set_permissions(folder, readable).unwrap();
-        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
-    }
-    command.arg("pgbouncer").arg("--quiet").arg(file);
-    command.current_dir("/").stdout(Stdio::null()).stderr(Stdio::null());
-    command.spawn().expect("setpriv is part of util-linux")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

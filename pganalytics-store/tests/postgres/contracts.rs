@@ -1,0 +1,58 @@
+//! The stores that this crate puts behind ports of the core, against the ports' contracts.
+
+use std::sync::Arc;
+
+use pganalytics_core::signing::SigningKeyStore;
+use pganalytics_core::testing::token_store::TokenStoreFixture;
+use pganalytics_core::testing::{ManualClock, Subject};
+use pganalytics_core::tokens::TokenStore;
+use pganalytics_core::users::UserStore;
+use pganalytics_store::postgres::{PostgresSigningKeyStore, PostgresTokenStore, PostgresUserStore, users};
+
+use crate::common::migrated;
+use crate::samples::{at, new_user};
+
+mod user_store {
+    use super::*;
+
+    async fn postgres() -> Option<Subject<dyn UserStore>> {
+        let (test, database) = migrated().await?;
+        let clock = ManualClock::new();
+        let store: Arc<dyn UserStore> = Arc::new(PostgresUserStore::new(database, Arc::new(clock.clone())));
+        Some(Subject::manual(store, clock).keeping(test))
+    }
+
+    pganalytics_core::user_store_contract!(postgres());
+}
+
+mod token_store {
+    use super::*;
+
+    async fn postgres() -> Option<TokenStoreFixture> {
+        let (test, database) = migrated().await?;
+        let clock = ManualClock::new();
+        let mut owners = Vec::new();
+        for (number, name) in [(1, "owner"), (2, "stranger")] {
+            let mut connection = database.write().await.unwrap();
+            owners.push(users::create(&mut connection, &new_user(number, name), at(0)).await.unwrap().id);
+            connection.commit().await.unwrap();
+        }
+        let store: Arc<dyn TokenStore> = Arc::new(PostgresTokenStore::new(database, Arc::new(clock.clone())));
+        let subject = Subject::manual(store, clock).keeping(test);
+        Some(TokenStoreFixture::new(subject, [owners[0], owners[1]]))
+    }
+
+    pganalytics_core::token_store_contract!(postgres());
+}
+
+mod signing_key_store {
+    use super::*;
+
+    async fn postgres() -> Option<Subject<dyn SigningKeyStore>> {
+        let (test, database) = migrated().await?;
+        let store: Arc<dyn SigningKeyStore> = Arc::new(PostgresSigningKeyStore::new(database));
+        Some(Subject::manual(store, ManualClock::new()).keeping(test))
+    }
+
+    pganalytics_core::signing_key_store_contract!(postgres());
+}
