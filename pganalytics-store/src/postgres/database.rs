@@ -7,7 +7,7 @@ use futures::FutureExt;
 use pganalytics_core::error::BackendError;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgTransaction};
-use sqlx::{AssertSqlSafe, Connection, PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Postgres};
 
 use super::config::PostgresConfig;
 use super::error::StoreError;
@@ -91,10 +91,27 @@ impl Database {
     /// # Errors
     /// When no connection can be had in time.
     pub async fn begin(&self) -> Result<PgTransaction<'static>, StoreError> {
-        Ok(match &self.preamble {
-            None => self.pool.begin().await?,
-            Some(preamble) => self.pool.begin_with(AssertSqlSafe(Arc::clone(&preamble.write))).await?,
+        self.begin_with(match &self.preamble {
+            None => "BEGIN".into(),
+            Some(preamble) => Arc::clone(&preamble.write),
         })
+        .await
+    }
+
+    /// Begins a transaction with these statements, the first of which is [`Database::begin_statement`].
+    ///
+    /// It runs in a task of its own: the driver gives a connection back to the pool in the middle of a transaction
+    /// when this future is dropped before PostgreSQL has answered.
+    pub(super) async fn begin_with(
+        &self,
+        statements: Arc<str>,
+    ) -> Result<PgTransaction<'static>, StoreError> {
+        let pool = self.pool.clone();
+        let beginning = tokio::spawn(async move { pool.begin_with(AssertSqlSafe(statements)).await });
+        match beginning.await {
+            Ok(begun) => Ok(begun?),
+            Err(stopped) => Err(BackendError::later("postgres", stopped).into()),
+        }
     }
 
     /// A connection for reads that need no transaction.
@@ -126,6 +143,14 @@ impl Database {
         }
     }
 
+    /// The statement that opens a transaction, for a caller that sends it together with others of its own.
+    pub(super) fn begin_statement(&self) -> &str {
+        match &self.preamble {
+            None => "BEGIN",
+            Some(preamble) => &preamble.write,
+        }
+    }
+
     /// The pool itself. What goes around [`Database::begin`], [`Database::read`] and [`Database::write`]
     /// does not work behind a transaction pooler.
     pub fn pool(&self) -> &PgPool {
@@ -138,10 +163,7 @@ impl Database {
     ) -> Result<DatabaseConnection, StoreError> {
         Ok(DatabaseConnection(match &self.preamble {
             None => Kind::Plain(self.pool.acquire().await?),
-            Some(preamble) => {
-                let begin = AssertSqlSafe(Arc::clone(begin(preamble)));
-                Kind::Transaction(self.pool.begin_with(begin).await?)
-            }
+            Some(preamble) => Kind::Transaction(self.begin_with(Arc::clone(begin(preamble))).await?),
         }))
     }
 }
@@ -204,7 +226,8 @@ impl DerefMut for DatabaseConnection {
 
 fn parse(url: &str, application_name: &str) -> Result<PgConnectOptions, StoreError> {
     match url.parse::<PgConnectOptions>() {
-        Ok(options) => Ok(options.application_name(application_name)),
+        // Statements that are sent without parameters hold their data.
+        Ok(options) => Ok(options.application_name(application_name).disable_statement_logging()),
         Err(_) => Err(BackendError::never("postgres", "the address is not a postgres:// URL").into()),
     }
 }

@@ -1,5 +1,5 @@
-//! Everything that lives in PostgreSQL: the schema and its migrations, and one module of plain functions for
-//! each table that a program reads and writes inside its own transactions.
+//! Everything that lives in PostgreSQL: the schema and its migrations, the unit of work, and one module of plain
+//! functions for each table that a program reads and writes inside its own transactions.
 
 mod columns;
 mod config;
@@ -7,14 +7,17 @@ mod database;
 mod error;
 mod migrate;
 mod migrations;
+mod outbox;
 mod page;
 mod signing_key_store;
 mod text;
 mod token_store;
+mod unit_of_work;
 mod user_store;
 
 pub mod alert_rules;
 pub mod api_tokens;
+pub mod change_events;
 pub mod collector_config;
 pub mod collectors;
 pub mod registration_secrets;
@@ -29,7 +32,9 @@ pub use migrate::{
     Migrator,
 };
 pub use migrations::fingerprint;
+pub use outbox::{DeadLetter, Delivery, Outbox, OutboxMessage, OutboxPolicy};
 pub use page::Page;
 pub use signing_key_store::PostgresSigningKeyStore;
 pub use token_store::PostgresTokenStore;
+pub use unit_of_work::{Begun, CommitError, Reply, UnitOfWork, UnitOfWorkLimits};
 pub use user_store::PostgresUserStore;

@@ -1,0 +1,6 @@
+//! The unit of work and the adapters of ports on a real PostgreSQL.
+#![cfg(feature = "postgres")]
+
+mod common;
+#[path = "postgres_adapters/unit_of_work.rs"]
+mod unit_of_work;

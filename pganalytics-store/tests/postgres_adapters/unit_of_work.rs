@@ -1,0 +1,404 @@
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use pganalytics_core::audit::{Actor, Resource};
+use pganalytics_core::clock::{Clock, SystemClock};
+use pganalytics_core::idempotency::{Fingerprint, IdempotencyKey, StoredResponse};
+use pganalytics_core::ids::EventId;
+use pganalytics_core::random::OsRandom;
+use pganalytics_store::postgres::change_events::{self, Change, ChangeEvent, ChangeFilter};
+use pganalytics_store::postgres::{
+    Begun, CommitError, Database, OutboxMessage, Reply, StoreError, UnitOfWork, UnitOfWorkLimits,
+};
+use pganalytics_testkit::TestDatabase;
+use serde_json::json;
+use sqlx::{Connection, PgConnection};
+
+use crate::common;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A migrated database with a table to have effects on.
+async fn database() -> Option<(TestDatabase, Database)> {
+    let (test, database) = common::migrated().await?;
+    sqlx::raw_sql("CREATE TABLE effects (name text PRIMARY KEY)").execute(database.pool()).await.unwrap();
+    Some((test, database))
+}
+
+fn key(key: &str) -> IdempotencyKey {
+    IdempotencyKey::new("user 'a'; --", key).unwrap()
+}
+
+fn fingerprint(body: &str) -> Fingerprint {
+    Fingerprint::of([body.as_bytes()])
+}
+
+fn response(body: impl Into<Bytes>) -> StoredResponse {
+    let headers = vec![
+        ("set-cookie".to_owned(), Bytes::from("a=1; Path=/")),
+        ("set-cookie".to_owned(), Bytes::from("b='2'")),
+        ("x-bytes".to_owned(), (0..=255).collect::<Vec<u8>>().into()),
+    ];
+    StoredResponse::new(201, headers, body.into())
+}
+
+fn event(action: &str, id: &str) -> ChangeEvent {
+    let at = SystemClock.now();
+    let resource = Resource::new("effect", id);
+    ChangeEvent::new(
+        EventId::generate(&SystemClock, &OsRandom),
+        at,
+        Actor::system("test"),
+        action.parse().unwrap(),
+        resource,
+    )
+    .with_change(Change::created(&json!({ "name": id })).unwrap())
+    .with_request(Some("r-1".into()), None)
+}
+
+async fn begin(database: &Database, key: &IdempotencyKey, fingerprint: &Fingerprint) -> Begun {
+    UnitOfWork::begin(database, Some((key, fingerprint)), UnitOfWorkLimits::default()).await.unwrap()
+}
+
+async fn fresh(database: &Database, key: &IdempotencyKey, fingerprint: &Fingerprint) -> UnitOfWork {
+    match begin(database, key, fingerprint).await {
+        Begun::Fresh(unit) => unit,
+        other => panic!("not fresh: {other:?}"),
+    }
+}
+
+async fn without_key(database: &Database) -> UnitOfWork {
+    match UnitOfWork::begin(database, None, UnitOfWorkLimits::default()).await.unwrap() {
+        Begun::Fresh(unit) => unit,
+        other => panic!("not fresh: {other:?}"),
+    }
+}
+
+async fn insert(connection: &mut PgConnection, name: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("INSERT INTO effects (name) VALUES ($1)").bind(name).execute(connection).await.map(drop)
+}
+
+async fn effects(database: &Database) -> Vec<String> {
+    sqlx::query_scalar("SELECT name FROM effects ORDER BY name").fetch_all(database.pool()).await.unwrap()
+}
+
+async fn events(database: &Database) -> Vec<ChangeEvent> {
+    let mut connection = database.read().await.unwrap();
+    change_events::list(&mut connection, ChangeFilter::default(), None, 100).await.unwrap()
+}
+
+/// The key is free as soon as the connection of a unit of work that was dropped has rolled back.
+async fn becomes_fresh(database: &Database, key: &IdempotencyKey, fingerprint: &Fingerprint) -> UnitOfWork {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        match begin(database, key, fingerprint).await {
+            Begun::Fresh(unit) => return unit,
+            Begun::Busy => assert!(Instant::now() < deadline, "the key stays busy"),
+            other => panic!("neither fresh nor busy: {other:?}"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn commit_makes_effect_events_messages_and_reply_together() {
+    let Some((_test, database)) = database().await else { return };
+    let (key, body) = (key("k"), fingerprint("body"));
+    let mut unit = fresh(&database, &key, &body).await;
+    insert(unit.connection(), "one").await.unwrap();
+    assert_eq!(unit.recorded(), 0);
+    let event = event("effect.create", "one");
+    unit.record(event.clone());
+    assert_eq!(unit.recorded(), 1);
+    let id = EventId::generate(&SystemClock, &OsRandom).0;
+    unit.enqueue(OutboxMessage::new(id, "mail", json!({"to": "'\\ü"}), SystemClock.now()));
+    assert!(effects(&database).await.is_empty());
+    let reply = response((0..=255).collect::<Vec<u8>>());
+    unit.commit_with(&reply.clone().into(), DAY).await.unwrap();
+
+    assert_eq!(effects(&database).await, ["one"]);
+    assert_eq!(events(&database).await, [event]);
+    let queued: Vec<(uuid::Uuid, serde_json::Value)> =
+        sqlx::query_as("SELECT id, payload FROM outbox").fetch_all(database.pool()).await.unwrap();
+    assert_eq!(queued, [(id, json!({"to": "'\\ü"}))]);
+    match begin(&database, &key, &body).await {
+        Begun::Replay(replayed) => assert_eq!(replayed, reply),
+        other => panic!("not replayed: {other:?}"),
+    }
+    assert!(matches!(begin(&database, &key, &fingerprint("other")).await, Begun::Mismatch));
+}
+
+#[tokio::test]
+async fn roll_back_and_drop_leave_nothing_and_free_the_key() {
+    let Some((_test, database)) = database().await else { return };
+    let (key, body) = (key("k"), fingerprint("body"));
+    let mut unit = fresh(&database, &key, &body).await;
+    insert(unit.connection(), "one").await.unwrap();
+    unit.record(event("effect.create", "one"));
+    unit.roll_back().await.unwrap();
+    let mut unit = fresh(&database, &key, &body).await;
+    insert(unit.connection(), "two").await.unwrap();
+    drop(unit);
+    becomes_fresh(&database, &key, &body).await.commit().await.unwrap();
+    assert!(effects(&database).await.is_empty());
+    assert!(events(&database).await.is_empty());
+    fresh(&database, &key, &body).await;
+}
+
+#[tokio::test]
+async fn key_in_use_is_busy_at_once_whatever_the_fingerprint() {
+    let Some((_test, database)) = database().await else { return };
+    let (first, body) = (key("k"), fingerprint("body"));
+    let _unit = fresh(&database, &first, &body).await;
+    assert!(matches!(begin(&database, &first, &body).await, Begun::Busy));
+    assert!(matches!(begin(&database, &first, &fingerprint("other")).await, Begun::Busy));
+    let of_another_caller = IdempotencyKey::new("user b", "k").unwrap();
+    fresh(&database, &of_another_caller, &body).await;
+}
+
+#[tokio::test]
+async fn refusal_after_effects_is_stored_without_them() {
+    let Some((_test, database)) = database().await else { return };
+    let (key, body) = (key("k"), fingerprint("body"));
+    let mut unit = fresh(&database, &key, &body).await;
+    insert(unit.connection(), "one").await.unwrap();
+    // Also after an effect that failed.
+    insert(unit.connection(), "one").await.unwrap_err();
+    unit.record(event("effect.create", "one"));
+    unit.enqueue(OutboxMessage::new(uuid::Uuid::nil(), "mail", json!({}), SystemClock.now()));
+    let refusal = response("taken");
+    unit.fail_after_effects(&refusal.clone().into(), DAY).await.unwrap();
+    assert!(effects(&database).await.is_empty());
+    assert!(events(&database).await.is_empty());
+    let queued: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM outbox").fetch_one(database.pool()).await.unwrap();
+    assert_eq!(queued, 0);
+    assert!(matches!(begin(&database, &key, &body).await, Begun::Replay(replayed) if replayed == refusal));
+}
+
+#[tokio::test]
+async fn sealed_reply_names_the_resource_alone() {
+    let Some((_test, database)) = database().await else { return };
+    for (name, resource_id) in [("with", Some("c-1".to_owned())), ("without", None)] {
+        let (key, body) = (key(name), fingerprint("body"));
+        let unit = fresh(&database, &key, &body).await;
+        unit.commit_with(&Reply::Sealed { resource_id: resource_id.clone() }, DAY).await.unwrap();
+        match begin(&database, &key, &body).await {
+            Begun::Sealed { resource_id: named } => assert_eq!(named, resource_id),
+            other => panic!("not sealed: {other:?}"),
+        }
+        assert!(matches!(begin(&database, &key, &fingerprint("other")).await, Begun::Mismatch));
+    }
+}
+
+#[tokio::test]
+async fn expired_reply_is_replaced() {
+    let Some((_test, database)) = database().await else { return };
+    let (key, body) = (key("k"), fingerprint("body"));
+    fresh(&database, &key, &body).await.commit_with(&response("old").into(), Duration::ZERO).await.unwrap();
+    let unit = fresh(&database, &key, &fingerprint("new")).await;
+    unit.commit_with(&response("new").into(), DAY).await.unwrap();
+    assert!(matches!(begin(&database, &key, &body).await, Begun::Mismatch));
+    let replayed = begin(&database, &key, &fingerprint("new")).await;
+    assert!(matches!(replayed, Begun::Replay(reply) if reply == response("new")));
+}
+
+#[tokio::test]
+async fn oversized_reply_is_refused_and_nothing_is_done() {
+    let Some((_test, database)) = database().await else { return };
+    let (key, body) = (key("k"), fingerprint("body"));
+    let limits = UnitOfWorkLimits::default().with_reply_max_bytes(1000);
+    let Begun::Fresh(mut unit) = UnitOfWork::begin(&database, Some((&key, &body)), limits).await.unwrap()
+    else {
+        panic!("the key is new")
+    };
+    insert(unit.connection(), "one").await.unwrap();
+    let refused = unit.commit_with(&response(vec![0; 1000]).into(), DAY).await;
+    assert!(matches!(refused, Err(CommitError::ReplyTooLarge { limit: 1000, size }) if size > 1000));
+    becomes_fresh(&database, &key, &body).await;
+    assert!(effects(&database).await.is_empty());
+}
+
+#[tokio::test]
+async fn unique_index_is_the_arbiter_between_twins() {
+    let Some((_test, database)) = database().await else { return };
+    let (key, body) = (key("k"), fingerprint("body"));
+    let mut unit = fresh(&database, &key, &body).await;
+    insert(unit.connection(), "late").await.unwrap();
+    // A twin whose lock and snapshot fell on both sides of a commit: it believes in a key that is taken.
+    sqlx::query(
+        "INSERT INTO idempotency_keys (scope, key, fingerprint, status, body, created_at, expires_at) \
+         VALUES ($1, $2, $3, 200, 'first', now(), now() + interval '1 day')",
+    )
+    .bind(key.scope())
+    .bind(key.key())
+    .bind(body.0)
+    .execute(database.pool())
+    .await
+    .unwrap();
+    let refused = unit.commit_with(&response("late").into(), DAY).await;
+    assert!(matches!(refused, Err(CommitError::KeyTaken)), "{refused:?}");
+    assert!(effects(&database).await.is_empty());
+    assert!(matches!(begin(&database, &key, &body).await, Begun::Replay(reply) if &*reply.body == b"first"));
+}
+
+#[tokio::test]
+async fn transaction_within_is_a_savepoint() {
+    let Some((_test, database)) = database().await else { return };
+    let mut unit = without_key(&database).await;
+    insert(unit.connection(), "outer").await.unwrap();
+    let mut inner = unit.connection().begin().await.unwrap();
+    insert(&mut inner, "undone").await.unwrap();
+    inner.rollback().await.unwrap();
+    let mut inner = unit.connection().begin().await.unwrap();
+    insert(&mut inner, "inner").await.unwrap();
+    inner.commit().await.unwrap();
+    assert!(effects(&database).await.is_empty(), "the inner commit is not the outer one's");
+    unit.commit().await.unwrap();
+    assert_eq!(effects(&database).await, ["inner", "outer"]);
+}
+
+#[tokio::test]
+async fn failed_effect_that_nobody_looked_at_stops_the_commit() {
+    let Some((_test, database)) = database().await else { return };
+    let mut unit = without_key(&database).await;
+    insert(unit.connection(), "one").await.unwrap();
+    insert(unit.connection(), "one").await.unwrap_err();
+    assert!(matches!(unit.commit().await, Err(CommitError::Store(_))));
+    assert!(effects(&database).await.is_empty());
+}
+
+#[tokio::test]
+async fn effect_that_ends_the_transaction_is_found_out() {
+    let Some((_test, database)) = database().await else { return };
+    let (key, body) = (key("k"), fingerprint("body"));
+    for statement in ["COMMIT", "ROLLBACK", "COMMIT AND CHAIN"] {
+        let mut unit = fresh(&database, &key, &body).await;
+        sqlx::raw_sql(statement).execute(unit.connection()).await.unwrap();
+        let refused = unit.commit_with(&response("").into(), DAY).await;
+        assert!(matches!(refused, Err(CommitError::EndedEarly)), "{statement}: {refused:?}");
+        becomes_fresh(&database, &key, &body).await.roll_back().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn connections_return_clean() {
+    let Some((test, _)) = database().await else { return };
+    let mut config = pganalytics_store::postgres::PostgresConfig::new(test.url().to_owned());
+    config.max_connections = 1;
+    let database = Database::connect(&config).await.unwrap();
+    let settings = "SELECT array[current_setting('synchronous_commit'), \
+        current_setting('idle_in_transaction_session_timeout'), pg_backend_pid()::text]";
+    let before: Vec<String> = sqlx::query_scalar(settings).fetch_one(database.pool()).await.unwrap();
+    let (key, body) = (key("k"), fingerprint("body"));
+    for round in 0..3 {
+        without_key(&database).await.commit().await.unwrap();
+        without_key(&database).await.roll_back().await.unwrap();
+        drop(fresh(&database, &key, &body).await);
+        let mut unit = fresh(&database, &key, &body).await;
+        insert(unit.connection(), &format!("{round}")).await.unwrap();
+        insert(unit.connection(), &format!("{round}")).await.unwrap_err();
+        unit.commit().await.unwrap_err();
+        // Were the connection still in a transaction, these would not count for others.
+        insert(&mut *database.pool().acquire().await.unwrap(), &format!("alone {round}")).await.unwrap();
+        let after: Vec<String> = sqlx::query_scalar(settings).fetch_one(database.pool()).await.unwrap();
+        assert_eq!(after, before);
+    }
+    let other = common::connect(test.url()).await;
+    assert_eq!(effects(&other).await, ["alone 0", "alone 1", "alone 2"]);
+}
+
+#[tokio::test]
+async fn begin_that_is_cut_off_leaves_no_open_transaction() {
+    let Some((test, _)) = database().await else { return };
+    let mut config = pganalytics_store::postgres::PostgresConfig::new(test.url().to_owned());
+    config.max_connections = 1;
+    let database = Database::connect(&config).await.unwrap();
+    for round in 0..3 {
+        for polls in 1..6 {
+            let (key, body) = (key("k"), fingerprint("body"));
+            cut_off(polls, begin(&database, &key, &body)).await;
+            cut_off(polls, database.begin()).await;
+        }
+        insert(&mut *database.pool().acquire().await.unwrap(), &format!("{round}")).await.unwrap();
+    }
+    let other = common::connect(test.url()).await;
+    assert_eq!(effects(&other).await, ["0", "1", "2"]);
+}
+
+/// Polls a future a few times and drops it, as a server does whose client hangs up.
+async fn cut_off(polls: u32, future: impl Future) {
+    let mut future = std::pin::pin!(future);
+    for _ in 0..polls {
+        if future.as_mut().now_or_never().is_some() {
+            return;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn commit_waits_for_the_disk_whatever_the_session_says() {
+    let Some((test, _)) = database().await else { return };
+    for (configured, wanted) in [("off", "on"), ("on", "on"), ("remote_apply", "remote_apply")] {
+        let separator = if test.url().contains('?') { '&' } else { '?' };
+        let url = format!("{}{separator}options=-c%20synchronous_commit%3D{configured}", test.url());
+        let database = common::connect(&url).await;
+        let mut unit = without_key(&database).await;
+        let setting: String = sqlx::query_scalar("SELECT current_setting('synchronous_commit')")
+            .fetch_one(unit.connection())
+            .await
+            .unwrap();
+        assert_eq!(setting, wanted, "configured: {configured}");
+    }
+}
+
+#[tokio::test]
+async fn snapshot_moves_on_whatever_isolation_is_the_default() {
+    let Some((test, database)) = database().await else { return };
+    let separator = if test.url().contains('?') { '&' } else { '?' };
+    let url = format!("{}{separator}options=-c%20default_transaction_isolation%3Dserializable", test.url());
+    let mut unit = without_key(&common::connect(&url).await).await;
+    insert(&mut *database.pool().acquire().await.unwrap(), "meanwhile").await.unwrap();
+    let seen: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM effects").fetch_one(unit.connection()).await.unwrap();
+    assert_eq!(seen, 1);
+}
+
+#[tokio::test]
+async fn text_that_cannot_be_stored_is_refused_whole() {
+    let Some((_test, database)) = database().await else { return };
+    let mut unit = without_key(&database).await;
+    insert(unit.connection(), "one").await.unwrap();
+    unit.record(event("effect.create", "a\0b"));
+    let refused = unit.commit().await;
+    assert!(matches!(refused, Err(CommitError::Store(StoreError::InvalidText { .. }))), "{refused:?}");
+    assert!(effects(&database).await.is_empty());
+}
+
+#[tokio::test]
+async fn change_events_are_read_page_by_page() {
+    let Some((_test, database)) = database().await else { return };
+    let mut unit = without_key(&database).await;
+    for index in 0..7 {
+        unit.record(event("effect.create", &index.to_string()));
+    }
+    unit.commit().await.unwrap();
+    let mut connection = database.read().await.unwrap();
+    let mut seen = Vec::new();
+    let mut after = None;
+    loop {
+        let page = change_events::list(&mut connection, ChangeFilter::default(), after, 3).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = Some(last.cursor());
+        seen.extend(page.iter().map(ChangeEvent::cursor));
+    }
+    assert_eq!(seen.len(), 7);
+    assert!(seen.is_sorted_by(|a, b| (a.at, a.id) > (b.at, b.id)), "newest first, none twice");
+    let filter = ChangeFilter::of_resource("effect", Some("3"));
+    let of_one = change_events::list(&mut connection, filter, None, 10).await.unwrap();
+    assert_eq!(of_one.len(), 1);
+    let nothing = ChangeFilter::of_resource("user", None);
+    assert!(change_events::list(&mut connection, nothing, None, 10).await.unwrap().is_empty());
+}
