@@ -14,18 +14,24 @@ pub const KEY_MAX_CHARS: usize = 255;
 /// Remembers by key what a request was answered (draft-ietf-httpapi-idempotency-key-header).
 ///
 /// # Contract
-/// 1. `an_unknown_key_is_fresh`: the claim is the caller's alone until it is completed, abandoned or dropped.
+/// 1. `an_unknown_key_is_fresh`: the claim is the caller's alone until it is completed, abandoned or dropped, or until its
+///    lease ends in a store that leases.
 /// 2. `a_completed_claim_is_replayed`: with the same fingerprint, byte by byte, until the response's time is over.
-/// 3. `another_fingerprint_is_a_mismatch`: whether the key is claimed or completed, wherever the store can tell; never a replay.
-/// 4. `a_claimed_key_is_busy`: at once, without waiting for the holder. Of concurrent claims one is fresh.
+/// 3. `another_fingerprint_is_a_mismatch`: never a replay; of a completed key always a mismatch, of a
+///    claimed one a mismatch or busy, since not every store can tell then.
+/// 4. `a_claimed_key_is_busy`: at once, without waiting for the holder. Of concurrent claims exactly one is fresh.
 /// 5. `an_abandoned_key_is_fresh_again`: `abandon` frees the key and leaves no trace.
-/// 6. `a_dropped_claim_frees_the_key`: at once or when the lease ends: a holder that died does not block the key for ever.
+/// 6. `a_dropped_claim_frees_the_key`: within moments, or when the lease ends: a holder that died does not block
+///    the key for ever.
 /// 7. `scopes_are_independent`: the same key of two scopes (two callers) is two keys.
 /// 8. `a_response_is_forgotten_after_its_time`: then the key is fresh.
 /// 9. `a_late_holder_cannot_complete`: a claim whose lease ended and was given to another is `Lost` when it is completed, and
-///    changes nothing (fencing).
-/// 10. `binary_bodies_are_replayed_verbatim`: any bytes, also none; header values likewise.
-/// 11. `sweeping_removes_only_what_is_over`: `sweep` removes at most `limit` responses whose time is over.
+///    changes nothing (fencing), as does abandoning or dropping it. In a store that does not lease, nobody else gets the key
+///    while its holder lives.
+/// 10. `binary_bodies_are_replayed_verbatim`: any bytes, also none; headers in their order, repeated
+///     ones too, with whatever HTTP allows in a value (RFC 9110, section 5.5: also bytes over 0x7f).
+/// 11. `sweeping_removes_only_what_is_over`: `sweep` removes at most `limit` responses whose time is over, and says how many; those
+///     that the backend dropped by itself are not among them. 0 means that none is left.
 ///
 /// What completing makes durable, and whether it is one transaction with the request's effects, is what adapters differ in:
 /// each says it first thing in its docs.

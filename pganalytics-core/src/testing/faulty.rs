@@ -1,3 +1,4 @@
+mod idempotency;
 mod leader;
 mod one_time;
 mod ports;
@@ -58,6 +59,10 @@ impl<P: Debug> Faulty<P> {
     /// The wrapped port.
     pub fn inner(&self) -> &P {
         &self.inner
+    }
+
+    fn into_inner(self) -> P {
+        self.inner
     }
 
     /// The same plan around something else, which the wrapped port handed out.

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::ids::InstanceId;
 use crate::leader::{Fence, Leader, LeaderError, Lease, ROLE_MAX_BYTES};
 use crate::testing::Subject;
+use crate::testing::support::together;
 
 /// Runs the contract of `Leader` on the adapter that the expression yields (`async` → `Option<Subject<dyn Leader>>`).
 #[macro_export]
@@ -52,13 +53,12 @@ async fn acquired(subject: &LeaderSubject, role: &str, holder: InstanceId, ttl: 
 
 /// Clause 1.
 pub async fn one_of_many_acquires(subject: LeaderSubject) {
-    let tasks = (1..=16).map(|number| {
+    let calls = (1..=16).map(|number| {
         let leader = Arc::clone(&subject.port);
         let holder = InstanceId(Uuid::from_u128(number));
-        tokio::spawn(async move { leader.acquire("role", holder, MINUTE).await.unwrap() })
+        async move { leader.acquire("role", holder, MINUTE).await.unwrap() }
     });
-    let tasks = futures::future::join_all(tasks).await;
-    let leases: Vec<Lease> = tasks.into_iter().filter_map(|task| task.unwrap()).collect();
+    let leases: Vec<Lease> = together(calls).await.into_iter().flatten().collect();
     assert_eq!(leases.len(), 1, "{leases:?}");
     assert_eq!(subject.port.holder("role").await.unwrap().as_ref(), leases.first());
 }

@@ -24,6 +24,7 @@
 pub mod cache;
 mod clock;
 mod faulty;
+pub mod idempotency;
 pub mod leader;
 pub mod one_time;
 mod random;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::one_time::{ID_MAX_BYTES, OneTimeError, OneTimeStore, Seen};
 use crate::testing::Subject;
+use crate::testing::support::together;
 
 /// Runs the contract of `OneTimeStore` on the adapter that the expression yields (`async` → `Option<Subject<dyn OneTimeStore>>`).
 #[macro_export]
@@ -50,13 +51,12 @@ pub async fn an_id_is_new_once(subject: OneTimeSubject) {
 /// Clause 2.
 pub async fn concurrent_callers_have_one_first(subject: OneTimeSubject) {
     let until = subject.now() + HOUR;
-    let tasks = (0..16).map(|_| {
+    let calls = (0..16).map(|_| {
         let store = Arc::clone(&subject.port);
-        tokio::spawn(async move { store.remember("scope", "id", until).await.unwrap() })
+        async move { store.remember("scope", "id", until).await.unwrap() }
     });
-    let seen = futures::future::join_all(tasks).await;
-    let first = seen.into_iter().filter(|task| matches!(task, Ok(Seen::First))).count();
-    assert_eq!(first, 1);
+    let seen = together(calls).await;
+    assert_eq!(seen.iter().filter(|seen| **seen == Seen::First).count(), 1);
 }
 
 /// Clause 3.

@@ -13,6 +13,7 @@ use crate::session::{
     SessionStore, SessionToken,
 };
 use crate::testing::Subject;
+use crate::testing::support::together;
 
 /// Runs the contract of `SessionStore` on the adapter that the expression yields (`async` → `Option<Subject<dyn SessionStore>>`).
 #[macro_export]
@@ -193,14 +194,14 @@ pub async fn a_save_needs_the_current_version(subject: SessionSubject) {
     assert_eq!(store.save(&session).await.unwrap(), SaveOutcome::Conflict);
     assert_eq!(store.load(&token).await.unwrap().as_ref(), Some(&loaded));
 
-    let tasks = (0..8).map(|step| {
+    let saves = (0..8).map(|number| {
         let store = Arc::clone(&subject.port);
-        let session = Session { data: json!({"task": step}), ..loaded.clone() };
-        tokio::spawn(async move { store.save(&session).await.unwrap() })
+        let session = Session { data: json!({"save": number}), ..loaded.clone() };
+        async move { store.save(&session).await.unwrap() }
     });
-    let outcomes = futures::future::join_all(tasks).await;
-    let saved = outcomes.iter().filter(|task| matches!(task, Ok(SaveOutcome::Saved { .. }))).count();
-    let conflicts = outcomes.iter().filter(|task| matches!(task, Ok(SaveOutcome::Conflict))).count();
+    let outcomes = together(saves).await;
+    let saved = outcomes.iter().filter(|outcome| matches!(outcome, SaveOutcome::Saved { .. })).count();
+    let conflicts = outcomes.iter().filter(|outcome| **outcome == SaveOutcome::Conflict).count();
     assert_eq!((saved, conflicts), (1, 7));
 
     assert!(store.delete(session.id).await.unwrap());
@@ -218,12 +219,11 @@ pub async fn rotation_ends_the_old_token(subject: SessionSubject) {
     assert_eq!(store.rotate(&first).await.unwrap(), None);
     assert_eq!(store.load(&second).await.unwrap(), Some(session));
 
-    let tasks = (0..8).map(|_| {
+    let rotations = (0..8).map(|_| {
         let (store, token) = (Arc::clone(&subject.port), second.clone());
-        tokio::spawn(async move { store.rotate(&token).await.unwrap() })
+        async move { store.rotate(&token).await.unwrap() }
     });
-    let tasks = futures::future::join_all(tasks).await;
-    let rotated: Vec<SessionToken> = tasks.into_iter().filter_map(|task| task.unwrap()).collect();
+    let rotated: Vec<SessionToken> = together(rotations).await.into_iter().flatten().collect();
     assert!(rotated.len() <= 1, "{rotated:?}");
     if let Some(third) = rotated.first() {
         assert_eq!(store.load(&second).await.unwrap(), None);
@@ -312,13 +312,12 @@ pub async fn epochs_only_grow(subject: SessionSubject) {
     assert_eq!(store.epoch(ANNA).await.unwrap(), Epoch(0));
     let first = store.revoke_user(ANNA).await.unwrap();
     assert!(first > Epoch(0));
-    let tasks = (0..8).map(|_| {
+    let revocations = (0..8).map(|_| {
         let store = Arc::clone(&subject.port);
-        tokio::spawn(async move { store.revoke_user(ANNA).await.unwrap() })
+        async move { store.revoke_user(ANNA).await.unwrap() }
     });
     let mut last = first;
-    for epoch in futures::future::join_all(tasks).await {
-        let epoch = epoch.unwrap();
+    for epoch in together(revocations).await {
         assert!(epoch > first);
         last = last.max(epoch);
     }

@@ -17,18 +17,19 @@ pub struct Subject<P: ?Sized> {
     /// The adapter.
     pub port: Arc<P>,
     clock: Option<ManualClock>,
+    lease: Option<Duration>,
     _guards: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 impl<P: ?Sized> Subject<P> {
     /// An adapter that asks this clock for the time.
     pub fn manual(port: Arc<P>, clock: ManualClock) -> Self {
-        Self { port, clock: Some(clock), _guards: Vec::new() }
+        Self { port, clock: Some(clock), lease: None, _guards: Vec::new() }
     }
 
     /// An adapter whose backend has a clock of its own: time passes by waiting.
     pub fn real_time(port: Arc<P>) -> Self {
-        Self { port, clock: None, _guards: Vec::new() }
+        Self { port, clock: None, lease: None, _guards: Vec::new() }
     }
 
     /// Keeps something (a server, a database, a folder) as long as the subject lives.
@@ -36,6 +37,17 @@ impl<P: ?Sized> Subject<P> {
     pub fn keeping(mut self, guard: impl Any + Send + Sync) -> Self {
         self._guards.push(Box::new(guard));
         self
+    }
+
+    /// Says that the adapter's claims end after this time even if their holders live: for `IdempotencyStore`s that lease.
+    #[must_use]
+    pub fn leasing_for(self, lease: Duration) -> Self {
+        Self { lease: Some(lease), ..self }
+    }
+
+    /// How long claims last, if they do not last as long as their holders.
+    pub fn lease(&self) -> Option<Duration> {
+        self.lease
     }
 
     /// Lets time pass. Suites ask for as little as the clause needs, since some backends really wait.

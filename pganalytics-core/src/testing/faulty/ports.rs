@@ -34,6 +34,7 @@ macro_rules! faulty_port {
         }
     };
 }
+pub(super) use faulty_port;
 
 faulty_port! {
     UserStore fails with UserStoreError {
