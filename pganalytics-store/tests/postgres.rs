@@ -1,5 +1,6 @@
 //! The schema and the repositories on a real PostgreSQL.
 #![cfg(feature = "postgres")]
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are not seen as tests")]
 
 mod common;
 

@@ -13,7 +13,7 @@ mod watchdog;
 pub use child::Child;
 pub use database::{TestDatabase, database_from_template, empty_database};
 pub use local_postgres::{LocalPostgres, LocalPostgresConfig, LocalPostgresError};
-pub use policy::{REQUIRE_BACKENDS, require_backends};
+pub use policy::{REQUIRE_BACKENDS, missing, require_backends};
 pub use postgres::{POSTGRES_URL, Profile, SharedPostgres, postgres, private_postgres};
 pub use redis::{Redis, redis};
 pub use wait::{free_port, wait_until};

@@ -14,7 +14,7 @@ pub fn require_backends() -> bool {
 ///
 /// # Panics
 /// When every service must be there.
-pub(crate) fn missing<T>(service: &str, package: &str) -> Option<T> {
+pub fn missing<T>(service: &str, package: &str) -> Option<T> {
     let message = format!("{service} is not installed (Debian package `{package}`)");
     assert!(!require_backends(), "{message}, and {REQUIRE_BACKENDS}=1");
     // Not `eprintln!`, which the test harness hides when the test passes.

@@ -43,10 +43,13 @@ enum Kind {
 }
 
 impl Database {
-    /// A pool that opens its first connection when it is first needed. Must be called within a tokio runtime.
+    /// A pool that opens its first connection when it is first needed.
     ///
     /// # Errors
     /// When an address cannot be parsed. The error does not contain it, for it may hold a password.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
     pub fn new(config: &PostgresConfig) -> Result<Self, StoreError> {
         let direct_url = config.direct_url.as_ref().unwrap_or(&config.url);
         let direct = parse(direct_url.expose(), &config.application_name)?;

@@ -258,9 +258,8 @@ async fn config_versions_follow_each_other_and_stay() {
 #[tokio::test]
 async fn concurrent_configs_get_a_version_each() {
     let Some((_test, database)) = migrated().await else { return };
-    new(collectors::register(&mut *database.read().await.unwrap(), &registration(1, None), at(0))
-        .await
-        .unwrap());
+    let connection = &mut *database.read().await.unwrap();
+    new(collectors::register(connection, &registration(1, None), at(0)).await.unwrap());
     let calls = (0..4).map(|_| {
         let database = database.clone();
         tokio::spawn(async move {

@@ -36,7 +36,7 @@ async fn catalog(database: &Database) -> Vec<String> {
         SELECT format('relation %s %s %s %s %s', relname, relkind, reloptions, relacl, relpersistence)
         FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind NOT IN ('i', 'I')
         UNION ALL
-        SELECT format('function %s %s', proname, pg_get_functiondef(oid))
+        SELECT format('function %s %s %s', proname, pg_get_functiondef(oid), proacl)
         FROM pg_proc WHERE pronamespace = 'public'::regnamespace
         UNION ALL
         SELECT format('trigger %s', pg_get_triggerdef(oid)) FROM pg_trigger WHERE NOT tgisinternal

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pganalytics_core::testing::ManualClock;
 use pganalytics_core::users::UserStore;
 use pganalytics_store::postgres::{Compatibility, Database, Migrator, PostgresConfig, PostgresUserStore};
-use pganalytics_testkit::{Child, TestDatabase, free_port, require_backends, wait_until};
+use pganalytics_testkit::{Child, TestDatabase, free_port, missing, wait_until};
 
 use crate::common::migrated;
 use crate::samples::new_user;
@@ -23,9 +23,7 @@ struct Pooler {
 impl Pooler {
     async fn start(database: &TestDatabase) -> Option<Self> {
         if Command::new("pgbouncer").arg("--version").stdout(Stdio::null()).status().is_err() {
-            assert!(!require_backends(), "PgBouncer is not installed (Debian package `pgbouncer`)");
-            eprintln!("skipped: PgBouncer is not installed (Debian package `pgbouncer`)");
-            return None;
+            return missing("PgBouncer", "pgbouncer");
         }
         let (_, rest) = database.url().split_once("://").unwrap();
         let (user, rest) = rest.split_once('@').unwrap();
