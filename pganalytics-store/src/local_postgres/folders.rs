@@ -2,10 +2,10 @@ use std::env;
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::{self, Path, PathBuf};
 
 use nix::libc::O_NOFOLLOW;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::LocalPostgresError;
 use super::identity::Identity;
@@ -44,13 +44,16 @@ impl Folders {
     }
 
     pub(super) fn kept(base: &Path, identity: &Identity) -> Result<Self, LocalPostgresError> {
-        fs::create_dir_all(base).map_err(LocalPostgresError::on("make the folder", base))?;
-        let base = base.canonicalize().map_err(LocalPostgresError::on("find", base))?;
+        let base = path::absolute(base).map_err(LocalPostgresError::on("find", base))?;
+        if let Some(present) = base.ancestors().find(|folder| folder.exists()) {
+            identity.check_enterable(present)?;
+        }
+        fs::create_dir_all(&base).map_err(LocalPostgresError::on("make the folder", &base))?;
+        let base = base.canonicalize().map_err(LocalPostgresError::on("find", &base))?;
         if !is_ours(&base)? {
             return Err(LocalPostgresError::NotADataFolder { folder: base });
         }
         make_private(&base, identity)?;
-        identity.check_writable(&base)?;
         let sockets = temporary_folder(identity, LONGEST_SOCKET_FOLDER)?;
         Ok(Self { base, sockets: sockets.path().to_owned(), unclaimed: vec![sockets] })
     }
@@ -109,28 +112,38 @@ impl Folders {
     }
 
     /// The superuser's password, drawn from the operating system when the folder is new.
+    ///
+    /// The caller holds the lock on the log.
     pub(super) fn password(&self, identity: &Identity) -> Result<String, LocalPostgresError> {
         let path = self.base.join("password");
-        let created = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
-        match created {
+        let opened = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW).open(&path);
+        match opened {
             Ok(mut file) => {
-                let password = random_password()?;
-                file.write_all(password.as_bytes()).map_err(LocalPostgresError::on("write", &path))?;
-                identity.give(&file, &path)?;
+                let mut password = String::new();
+                file.read_to_string(&mut password).map_err(LocalPostgresError::on("read", &path))?;
                 Ok(password)
             }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
-                let mut password = String::new();
-                OpenOptions::new()
-                    .read(true)
-                    .custom_flags(O_NOFOLLOW)
-                    .open(&path)
-                    .and_then(|mut file| file.read_to_string(&mut password))
-                    .map_err(LocalPostgresError::on("read", &path))?;
-                Ok(password.trim_end().to_owned())
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                let password = random_password()?;
+                self.write_password(&password, &path, identity)?;
+                Ok(password)
             }
-            Err(error) => Err(LocalPostgresError::on("make", &path)(error)),
+            Err(error) => Err(LocalPostgresError::on("open", &path)(error)),
         }
+    }
+
+    /// The file appears with its content, so that a kill in between leaves none.
+    fn write_password(
+        &self,
+        password: &str,
+        path: &Path,
+        identity: &Identity,
+    ) -> Result<(), LocalPostgresError> {
+        let mut file = NamedTempFile::new_in(&self.base).map_err(LocalPostgresError::on("make", path))?;
+        file.write_all(password.as_bytes()).map_err(LocalPostgresError::on("write", path))?;
+        identity.give(file.as_file(), path)?;
+        file.persist_noclobber(path).map_err(|error| LocalPostgresError::on("make", path)(error.error))?;
+        Ok(())
     }
 
     /// Removes a `postmaster.pid` whose number now belongs to somebody else.

@@ -21,16 +21,12 @@ impl Identity {
             return Ok(Self::Caller);
         }
         let owner = data_owner.map(Uid::from_raw).filter(|uid| !uid.is_root());
-        let user = match owner {
-            Some(uid) => User::from_uid(uid),
-            None => User::from_name("postgres").and_then(|found| match found {
-                Some(user) => Ok(Some(user)),
-                None => User::from_name("nobody"),
-            }),
-        };
-        let user = user
-            .map_err(|errno| LocalPostgresError::system("look up an unprivileged user")(errno.into()))?
-            .ok_or(LocalPostgresError::NoUnprivilegedUser)?;
+        let owner = owner.map_or(Ok(None), User::from_uid);
+        let user = [owner, User::from_name("postgres"), User::from_name("nobody")]
+            .into_iter()
+            .find_map(Result::transpose)
+            .ok_or(LocalPostgresError::NoUnprivilegedUser)?
+            .map_err(|errno| LocalPostgresError::system("look up an unprivileged user")(errno.into()))?;
         Ok(Self::Dropped { uid: user.uid, gid: user.gid, name: user.name })
     }
 
@@ -50,11 +46,21 @@ impl Identity {
         }
     }
 
-    /// Asks the system itself whether this user may write to the folder, as modes alone do not tell.
+    /// Whether this user may enter the folder.
+    pub(super) fn check_enterable(&self, folder: &Path) -> Result<(), LocalPostgresError> {
+        self.check("cd -- \"$1\"", folder)
+    }
+
+    /// Whether this user may enter the folder and make something in it.
     pub(super) fn check_writable(&self, folder: &Path) -> Result<(), LocalPostgresError> {
+        self.check("cd -- \"$1\" && test -w .", folder)
+    }
+
+    /// Asks the system itself, as modes alone do not tell.
+    fn check(&self, script: &str, folder: &Path) -> Result<(), LocalPostgresError> {
         let Self::Dropped { name, .. } = self else { return Ok(()) };
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", "cd -- \"$1\" && test -w .", "sh"]).arg(folder).current_dir("/");
+        command.args(["-c", script, "sh"]).arg(folder).current_dir("/");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.apply(&mut command);
         let status = command.status().map_err(LocalPostgresError::system("run `/bin/sh`"))?;

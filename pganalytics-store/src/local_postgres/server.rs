@@ -1,6 +1,6 @@
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
+use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -17,7 +17,11 @@ use super::{LocalPostgresConfig, LocalPostgresError};
 const POLL: Duration = Duration::from_millis(10);
 /// The number in the socket's name when there is no TCP port to take it from.
 const SOCKET_PORT: u16 = 5432;
+/// For an immediate stop after the orderly one, a kill, and the removal of what that leaves.
+const ESCALATION: Duration = Duration::from_secs(20);
 const PORT_ATTEMPTS: usize = 5;
+/// A port of ours that somebody's outgoing connection has taken is soon free again.
+const PORT_PAUSE: Duration = Duration::from_millis(200);
 
 /// A running private PostgreSQL server.
 ///
@@ -58,16 +62,11 @@ impl LocalPostgres {
     /// When PostgreSQL is not installed, the folder cannot be used, or the server fails to start; the error then
     /// holds the end of its log.
     pub async fn start(config: LocalPostgresConfig) -> Result<Self, LocalPostgresError> {
-        let mut attempt = 1;
+        let mut attempts = PORT_ATTEMPTS;
         loop {
+            attempts -= 1;
             match Self::start_once(config.clone()).await {
-                Err(LocalPostgresError::Failed { log })
-                    if config.tcp
-                        && attempt < PORT_ATTEMPTS
-                        && log.contains("could not bind IPv4 address") =>
-                {
-                    attempt += 1;
-                }
+                Err(error) if attempts > 0 && port_was_taken(&error) => {}
                 outcome => return outcome,
             }
         }
@@ -82,8 +81,11 @@ impl LocalPostgres {
             None => Folders::temporary(&identity)?,
         };
         let port = if config.tcp { free_port()? } else { SOCKET_PORT };
+        let log = claim(&folders, &identity, config.start_timeout).await?;
         let password = folders.password(&identity)?;
-        let (supervisor, logged) = launch(&config, &identity, &binaries, &mut folders, port).await?;
+        let logged = length(&log);
+        let supervisor = Supervisor::spawn(arguments(&config, &binaries, &folders, port), log, &identity)?;
+        folders.hand_over();
         let mut server =
             Self { config, identity, binaries, folders, password, port, supervisor, logged, pid: 0 };
         server.wait_until_ready().await?;
@@ -150,7 +152,7 @@ impl LocalPostgres {
     /// Ends all connections, stops the server and, when it is temporary, removes its data.
     ///
     /// # Errors
-    /// When it is not gone within the configured time and two further escalations of it.
+    /// When it is not gone twenty seconds after the configured time, although it was killed in between.
     pub async fn stop(mut self) -> Result<(), LocalPostgresError> {
         self.end("INT", After::Clean).await
     }
@@ -186,14 +188,30 @@ impl LocalPostgres {
     /// As [`stop`](Self::stop) and [`start`](Self::start).
     pub async fn restart(&mut self) -> Result<(), LocalPostgresError> {
         self.end("INT", After::Keep).await?;
-        (self.supervisor, self.logged) =
-            launch(&self.config, &self.identity, &self.binaries, &mut self.folders, self.port).await?;
+        let mut attempts = PORT_ATTEMPTS;
+        loop {
+            attempts -= 1;
+            match self.start_again().await {
+                Err(error) if attempts > 0 && port_was_taken(&error) => {
+                    self.end("INT", After::Keep).await?;
+                    tokio::time::sleep(PORT_PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn start_again(&mut self) -> Result<(), LocalPostgresError> {
+        let log = claim(&self.folders, &self.identity, self.config.start_timeout).await?;
+        self.logged = length(&log);
+        let arguments = arguments(&self.config, &self.binaries, &self.folders, self.port);
+        self.supervisor = Supervisor::spawn(arguments, log, &self.identity)?;
         self.wait_until_ready().await
     }
 
     async fn end(&mut self, signal: &str, after: After) -> Result<(), LocalPostgresError> {
         self.supervisor.order(signal, after);
-        let limit = self.config.stop_timeout * 3 + Duration::from_secs(5);
+        let limit = self.config.stop_timeout + ESCALATION;
         let deadline = Instant::now() + limit;
         while !self.supervisor.finished().map_err(LocalPostgresError::system("wait for `/bin/sh`"))? {
             if Instant::now() > deadline {
@@ -253,28 +271,27 @@ fn choose_binaries(config: &LocalPostgresConfig) -> Result<Binaries, LocalPostgr
     })
 }
 
-async fn launch(
-    config: &LocalPostgresConfig,
-    identity: &Identity,
-    binaries: &Binaries,
-    folders: &mut Folders,
-    port: u16,
-) -> Result<(Supervisor, u64), LocalPostgresError> {
-    let deadline = Instant::now() + config.start_timeout;
-    let log = loop {
-        match folders.open_log(identity)? {
-            Some(log) => break log,
-            None if Instant::now() > deadline => {
-                return Err(LocalPostgresError::InUse { folder: folders.base.clone() });
-            }
-            None => tokio::time::sleep(POLL).await,
+/// Waits for the lock on the data, and gives the log that holds it.
+async fn claim(folders: &Folders, identity: &Identity, limit: Duration) -> Result<File, LocalPostgresError> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(log) = folders.open_log(identity)? {
+            folders.clear_stale_pid()?;
+            return Ok(log);
         }
-    };
-    folders.clear_stale_pid()?;
-    let logged = log.metadata().map_or(0, |found| found.len());
-    let supervisor = Supervisor::spawn(arguments(config, binaries, folders, port), log, identity)?;
-    folders.hand_over();
-    Ok((supervisor, logged))
+        if Instant::now() > deadline {
+            return Err(LocalPostgresError::InUse { folder: folders.base.clone() });
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn length(log: &File) -> u64 {
+    log.metadata().map_or(0, |found| found.len())
+}
+
+fn port_was_taken(error: &LocalPostgresError) -> bool {
+    matches!(error, LocalPostgresError::Failed { log } if log.contains("could not bind IPv4 address"))
 }
 
 fn arguments(

@@ -30,14 +30,16 @@ start() {
     echo "$server"
 }
 
+# A server that was told to stop at once kills processes that do not after five seconds; only then is it killed itself.
 escalate() {
     nap=
     trap 'kill $nap; exit' USR1
-    for signal in QUIT KILL; do
-        sleep "$patience" & nap=$!
-        wait "$nap"
-        kill -s "$signal" "$server"
-    done
+    sleep "$patience" & nap=$!
+    wait "$nap"
+    kill -s QUIT "$server"
+    sleep 8 & nap=$!
+    wait "$nap"
+    kill -s KILL "$server"
 }
 
 stop() {

@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use pganalytics_testkit::{
     LocalPostgres, LocalPostgresError, POSTGRES_URL, Profile, REQUIRE_BACKENDS, require_backends,
 };
-use tokio::process::{Child, Command};
+use tokio::process::Command;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Of the `sysexits` list: wrong usage, a needed service is not there.
@@ -68,20 +68,21 @@ async fn run(command: &[OsString], server: Option<&LocalPostgres>) -> ExitCode {
     if let Some(server) = server {
         process.env(POSTGRES_URL, server.url());
     }
-    match process.spawn() {
-        Ok(mut child) => match wait(&mut child).await {
-            Ok(status) => ExitCode::from(code_of(status)),
-            Err(error) => failed(command, &error),
-        },
-        Err(error) => failed(command, &error),
+    match run_to_end(&mut process).await {
+        Ok(status) => ExitCode::from(code_of(status)),
+        Err(error) => {
+            say(&format!("cannot run `{}`: {error}", command[0].display()));
+            ExitCode::from(CANNOT_RUN)
+        }
     }
 }
 
 /// The command gets Ctrl-C from the terminal as we do, and SIGTERM from us; we always outlive it, to clean up.
-async fn wait(child: &mut Child) -> io::Result<ExitStatus> {
+async fn run_to_end(process: &mut Command) -> io::Result<ExitStatus> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut hang_up = signal(SignalKind::hangup())?;
+    let mut child = process.spawn()?;
     loop {
         let pass_on = tokio::select! {
             status = child.wait() => return status,
@@ -99,11 +100,6 @@ async fn wait(child: &mut Child) -> io::Result<ExitStatus> {
 fn code_of(status: ExitStatus) -> u8 {
     let code = status.code().or(status.signal().map(|signal| 128 + signal));
     code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
-}
-
-fn failed(command: &[OsString], error: &io::Error) -> ExitCode {
-    say(&format!("cannot run `{}`: {error}", command[0].display()));
-    ExitCode::from(CANNOT_RUN)
 }
 
 fn say(message: &str) {
