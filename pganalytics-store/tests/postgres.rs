@@ -14,6 +14,10 @@ mod collectors;
 mod contracts;
 #[path = "postgres/database.rs"]
 mod database;
+#[path = "postgres/metric_ingest.rs"]
+mod metric_ingest;
+#[path = "postgres/metric_samples.rs"]
+mod metric_samples;
 #[path = "postgres/migrations.rs"]
 mod migrations;
 #[path = "postgres/pooler.rs"]

@@ -20,6 +20,7 @@ pub mod api_tokens;
 pub mod change_events;
 pub mod collector_config;
 pub mod collectors;
+pub mod metrics;
 pub mod registration_secrets;
 pub mod running_servers;
 pub mod users;
