@@ -45,15 +45,19 @@ pub trait PortError: Error + Send + Sync + Sized + 'static {
     fn retry(&self) -> Retry;
 }
 
-/// Implements [`PortError`] for an error enum with a `Backend(BackendError)` variant.
+/// Implements [`PortError`] for an error enum with a `Backend(BackendError)` variant, and others of which those that match
+/// `later` are likely to pass.
 macro_rules! port_error {
-    ($error:ident) => {
+    ($error:ident $(, later: $later:pat)?) => {
         impl $crate::error::PortError for $error {
             fn from_backend(error: $crate::error::BackendError) -> Self {
                 Self::Backend(error)
             }
 
             fn retry(&self) -> $crate::error::Retry {
+                $(if matches!(self, $later) {
+                    return $crate::error::Retry::Later;
+                })?
                 match self {
                     Self::Backend(error) => error.retry,
                     _ => $crate::error::Retry::Never,
@@ -63,3 +67,21 @@ macro_rules! port_error {
     };
 }
 pub(crate) use port_error;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::AuthError;
+    use crate::keys::FieldCipherError;
+
+    #[test]
+    fn what_is_likely_to_pass_is_tried_again() {
+        let unavailable =
+            FieldCipherError::KeyUnavailable { purpose: "secret".into(), source: "away".into() };
+        let undecryptable = FieldCipherError::Undecryptable { table: "users", column: "email" };
+        assert_eq!(AuthError::Busy.retry(), Retry::Later);
+        assert_eq!(unavailable.retry(), Retry::Later);
+        assert_eq!(undecryptable.retry(), Retry::Never);
+        assert_eq!(AuthError::from_backend(BackendError::never("ldap", "refused")).retry(), Retry::Never);
+    }
+}

@@ -232,7 +232,7 @@ pub enum AuthError {
     #[error(transparent)]
     Backend(BackendError),
 }
-port_error!(AuthError);
+port_error!(AuthError, later: Self::Busy);
 
 macro_rules! forward_auth_provider {
     ($pointer:ident) => {

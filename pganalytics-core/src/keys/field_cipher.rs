@@ -15,15 +15,16 @@ use crate::secret::SecretBytes;
 /// 2. `a_moved_value_does_not_open`: another table, column, purpose or row is `Undecryptable`.
 /// 3. `every_changed_byte_is_refused`: a ciphertext that was changed, cut or extended is `Undecryptable`; nothing panics,
 ///    and no part of the value is released.
-/// 4. `two_sealings_differ`: sealing the same value twice yields different ciphertexts.
+/// 4. `two_sealings_differ`: sealing the same value twice yields different ciphertexts, and none shows the value.
 /// 5. `batches_are_in_order`: the batch calls yield one result for each request, in order, and need the key service at most
-///    once.
+///    once for each data key.
 /// 6. `one_bad_value_does_not_hide_the_others`: in `open_batch` each value has a result of its own.
 /// 7. `a_blind_index_finds_equal_values`: equal values of one column have equal indexes, unequal ones do not, and two columns
 ///    never share one.
+/// 8. `an_outage_is_no_verdict`: a key service that has to be asked and cannot be is `KeyUnavailable` with `Retry::Later`, never
+///    `Undecryptable`: nothing can be concluded about the value.
 ///
-/// Whatever is wrong with the bytes is `Undecryptable`. A key service that is away is `KeyUnavailable`: retry, do not
-/// conclude anything about the value. An older value of the same row, put back, is not detected.
+/// Whatever is wrong with the bytes is `Undecryptable`. An older value of the same row, put back, is not detected.
 #[async_trait]
 pub trait FieldCipher: Debug + Send + Sync + 'static {
     /// A short name for logs and metrics.
@@ -120,7 +121,7 @@ pub enum FieldCipherError {
     #[error(transparent)]
     Backend(BackendError),
 }
-port_error!(FieldCipherError);
+port_error!(FieldCipherError, later: Self::KeyUnavailable { .. });
 
 macro_rules! forward_field_cipher {
     ($pointer:ident) => {

@@ -16,22 +16,23 @@ pub const DATA_KEY_BYTES: usize = 32;
 ///
 /// # Contract
 /// 1. `a_generated_key_unwraps_to_itself`: `generate` yields a fresh data key from a cryptographic generator together with
-///    its wrapped form, which `unwrap` turns back.
+///    its wrapped form, which does not show it and which `unwrap` turns back.
 /// 2. `a_given_key_is_wrapped`: `wrap` takes a data key that was made elsewhere (an import, a recovery).
 /// 3. `two_wrappings_differ`: wrapping the same key twice yields different blobs.
 /// 4. `the_context_must_match`: `unwrap` and `rewrap` with another context are `Undecryptable`. The context lies inside
 ///    the wrapped payload and is compared after unwrapping, since not every service carries associated data through a
 ///    rewrap.
 /// 5. `the_key_name_must_match`: a blob of another key name is `Undecryptable`.
-/// 6. `every_changed_byte_is_refused`: a blob that was changed, cut or extended is `Undecryptable`; nothing panics.
+/// 6. `every_changed_byte_is_refused`: a blob that was changed, cut or extended is `Undecryptable`; nothing panics. A service
+///    whose text form leaves bits unused (base64) must refuse them or be kept from the blob.
 /// 7. `rewrapping_moves_to_the_current_version`: after a rotation `rewrap` yields a blob of the current version that unwraps
 ///    to the same data key; the old blob still unwraps.
 /// 8. `an_unknown_key_is_named`: a key name that does not exist is `UnknownKey`, by every method.
-/// 9. `the_wrapped_form_is_self_describing`: `unwrap` needs nothing but name, context and blob; `version` is a hint and may
-///    be missing.
-/// 10. `data_keys_are_never_printed`: `Debug` of a data key shows no byte of it.
-///
-/// An outage is `Backend` with `Retry::Later`, never `Undecryptable`: callers destroy data on the latter.
+/// 9. `the_wrapped_form_is_self_describing`: `unwrap` and `rewrap` need nothing but name, context and blob; `version` is a
+///    hint and may be missing or wrong.
+/// 10. `data_keys_are_never_printed`: `Debug` of a data key, of its wrapped form and of the manager shows no byte of it.
+/// 11. `an_outage_is_no_verdict`: a key service that has to be asked and cannot be is `Backend` with `Retry::Later`, never
+///     `Undecryptable` or `UnknownKey`: callers destroy data on those.
 #[async_trait]
 pub trait KeyManager: Debug + Send + Sync + 'static {
     /// A short name for logs and metrics.

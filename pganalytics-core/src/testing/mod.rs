@@ -24,7 +24,9 @@
 pub mod cache;
 mod clock;
 mod faulty;
+pub mod field_cipher;
 pub mod idempotency;
+pub mod key_manager;
 pub mod leader;
 pub mod one_time;
 mod random;

@@ -2,6 +2,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
 use crate::ids::{ApiTokenId, UserId};
+use crate::keys::{
+    BlindIndex, Ciphertext, DataKey, FieldCipher, FieldCipherError, FieldRef, KeyContext, KeyError,
+    KeyManager, KeyName, KeyVersion, OpenRequest, SealRequest, WrappedKey,
+};
+use crate::secret::SecretBytes;
 use crate::signing::{
     NewSigningKey, PublicKey, SignError, Signature, Signer, SigningKeyId, SigningKeyStore,
     SigningKeyStoreError, StoredSigningKey,
@@ -81,6 +86,26 @@ faulty_port! {
         async fn sign(message: &[u8]) -> Signature;
         async fn current_key() -> SigningKeyId;
         async fn public_keys() -> Vec<PublicKey>;
+    }
+}
+
+faulty_port! {
+    KeyManager fails with KeyError {
+        fn name() -> &'static str;
+        async fn generate(key: &KeyName, context: &KeyContext) -> (DataKey, WrappedKey);
+        async fn wrap(key: &KeyName, context: &KeyContext, data_key: &DataKey) -> WrappedKey;
+        async fn unwrap(key: &KeyName, context: &KeyContext, wrapped: &WrappedKey) -> DataKey;
+        async fn rewrap(key: &KeyName, context: &KeyContext, wrapped: &WrappedKey) -> WrappedKey;
+        async fn current_version(key: &KeyName) -> Option<KeyVersion>;
+    }
+}
+
+faulty_port! {
+    FieldCipher fails with FieldCipherError {
+        fn name() -> &'static str;
+        async fn seal_batch(requests: &[SealRequest<'_>]) -> Vec<Ciphertext>;
+        async fn open_batch(requests: &[OpenRequest<'_>]) -> Vec<Result<SecretBytes, FieldCipherError>>;
+        async fn blind_indexes(field: &FieldRef, value: &[u8]) -> Vec<BlindIndex>;
     }
 }
 
