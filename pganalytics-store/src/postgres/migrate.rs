@@ -19,6 +19,9 @@ const LOCK_KEY: i64 = 0x7067_616d;
 /// How often a waiting program looks whether the other one is done.
 const LOCK_POLL: Duration = Duration::from_millis(200);
 
+/// How often a waiting program says so in its log.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How long a migration waits for a table that is in use. Meanwhile everybody else queues up behind it, so it
 /// gives up rather than stop a running server.
 const TABLE_LOCK_TIMEOUT: &str = "SET LOCAL lock_timeout = '30s'";
@@ -61,6 +64,8 @@ pub enum AppRole {
     /// It does not exist and this user may not create roles. Somebody who may does `CREATE ROLE
     /// pganalytics_app NOLOGIN`; the next run grants the rights.
     Missing,
+    /// The schema is a newer program's, which has granted what it needs; this one must not grant more.
+    LeftAlone,
 }
 
 /// What is known about one version.
@@ -316,12 +321,16 @@ impl Migrator {
             .await
             .map_err(StoreError::from)?;
         let started = Instant::now();
+        let mut next_log = Duration::ZERO;
         while !try_lock(&mut connection).await? {
             let waited = started.elapsed();
             if waited >= self.patience {
                 return Err(MigrateError::Busy { waited });
             }
-            tracing::info!(waited_ms = waited.as_millis(), "another program is migrating, waiting for it");
+            if waited >= next_log {
+                tracing::info!(waited_s = waited.as_secs(), "another program is migrating, waiting for it");
+                next_log = waited + LOG_INTERVAL;
+            }
             (self.listener)(&MigrationEvent::Waiting(waited));
             tokio::time::sleep(LOCK_POLL.min(self.patience - waited)).await;
         }
@@ -378,6 +387,10 @@ impl Migrator {
 
     /// Creates the server's role when that is allowed, and gives it its rights on what there is now.
     async fn grant(&self, connection: &mut PgConnection) -> Result<AppRole, MigrateError> {
+        let applied = load_applied(connection).await?;
+        if applied.keys().any(|version| self.find(*version).is_none()) {
+            return Ok(AppRole::LeftAlone);
+        }
         let failed = |error: sqlx::Error| failure("app_role.sql", APP_ROLE, error);
         sqlx::raw_sql(APP_ROLE).execute(&mut *connection).await.map_err(failed)?;
         let exists: bool =
@@ -389,7 +402,6 @@ impl Migrator {
             tracing::warn!("the role pganalytics_app does not exist and may not be created by this user");
             return Ok(AppRole::Missing);
         }
-        let applied = load_applied(connection).await?;
         let mut transaction = connection.begin().await.map_err(StoreError::from)?;
         let schema: String = sqlx::query_scalar(
             "SELECT format('GRANT USAGE ON SCHEMA %I TO pganalytics_app', current_schema())",
