@@ -82,7 +82,10 @@ async fn tcp_asks_for_the_password() {
 #[tokio::test]
 async fn second_start_on_a_kept_folder_finds_its_data() {
     let folder = folder_to_keep();
-    let config = LocalPostgresConfig::kept(folder.path().join("new folder/post'gres")).with_tcp();
+    let kept = folder.path().join("post 'gres");
+    fs::create_dir(&kept).unwrap();
+    fs::set_permissions(&kept, fs::Permissions::from_mode(0o700)).unwrap();
+    let config = LocalPostgresConfig::kept(&kept).with_tcp();
     let Some(server) = start(config.clone()).await else { return };
     let client = connect(&server.url()).await;
     client.batch_execute("CREATE TABLE kept AS SELECT 'still here' AS word").await.unwrap();
@@ -90,7 +93,7 @@ async fn second_start_on_a_kept_folder_finds_its_data() {
     server.stop().await.unwrap();
     assert!(!sockets.exists());
     // What an interrupted first start leaves is no obstacle.
-    fs::create_dir(folder.path().join("new folder/post'gres/pgdata.new")).unwrap();
+    fs::create_dir(kept.join("pgdata.new")).unwrap();
 
     let server = start(config).await.unwrap();
     let client = connect(&server.tcp_url_of("postgres").unwrap()).await;
@@ -220,7 +223,7 @@ async fn stale_pid_file_with_a_living_process_is_no_obstacle() {
 #[tokio::test]
 async fn data_in_use_are_not_started_twice() {
     let folder = folder_to_keep();
-    let config = LocalPostgresConfig::kept(folder.path().join("pg"));
+    let config = LocalPostgresConfig::kept(folder.path().join("new/pg"));
     let Some(first) = start(config.clone()).await else { return };
     let second = LocalPostgres::start(config.clone().with_start_timeout(Duration::from_millis(300))).await;
     assert!(matches!(second, Err(LocalPostgresError::InUse { .. })), "{second:?}");

@@ -45,7 +45,8 @@ impl Folders {
 
     pub(super) fn kept(base: &Path, identity: &Identity) -> Result<Self, LocalPostgresError> {
         let base = path::absolute(base).map_err(LocalPostgresError::on("find", base))?;
-        if let Some(present) = base.ancestors().find(|folder| folder.exists()) {
+        // The folder itself will be given to the user; those above it must let the user through.
+        if let Some(present) = base.ancestors().skip(1).find(|folder| folder.exists()) {
             identity.check_enterable(present)?;
         }
         fs::create_dir_all(&base).map_err(LocalPostgresError::on("make the folder", &base))?;
@@ -192,7 +193,8 @@ fn temporary_folder(identity: &Identity, longest: usize) -> Result<TempDir, Loca
     let places = [env::temp_dir(), PathBuf::from("/tmp"), PathBuf::from("/var/tmp")];
     let name_length = TEMPORARY_PREFIX.len() + 7;
     let mut refusal = None;
-    for place in places.iter().filter(|place| place.as_os_str().len() + name_length <= longest) {
+    let fits = |place: &&PathBuf| place.is_absolute() && place.as_os_str().len() + name_length <= longest;
+    for place in places.iter().filter(fits) {
         match identity.check_writable(place).and_then(|()| folder_in(place, identity)) {
             Ok(folder) => return Ok(folder),
             Err(error) => refusal = refusal.or(Some(error)),
