@@ -2,5 +2,7 @@
 #![cfg(feature = "postgres")]
 
 mod common;
+#[path = "postgres_adapters/contracts.rs"]
+mod contracts;
 #[path = "postgres_adapters/unit_of_work.rs"]
 mod unit_of_work;

@@ -16,6 +16,18 @@ use super::error::StoreError;
 /// would cost a round trip per request; never asking would hand out the dead ones after a restart of PostgreSQL.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
+/// What is acknowledged must be on disk, whatever the role's or the database's settings say. Stronger settings than
+/// `on` stay.
+macro_rules! durable_commits {
+    ($local:literal) => {
+        concat!(
+            "SELECT set_config('synchronous_commit', 'on', ",
+            $local,
+            ") WHERE current_setting('synchronous_commit') = 'off'"
+        )
+    };
+}
+
 /// PostgreSQL: a pool for the requests, and the way to a session of one's own. Clones share the pool.
 #[derive(Clone)]
 pub struct Database {
@@ -66,6 +78,18 @@ impl Database {
             .max_connections(config.max_connections)
             .acquire_timeout(config.acquire_timeout)
             .test_before_acquire(false)
+            .after_connect({
+                let through_pooler = preamble.is_some();
+                move |connection, _| {
+                    async move {
+                        if !through_pooler {
+                            sqlx::raw_sql(durable_commits!("false")).execute(connection).await?;
+                        }
+                        Ok(())
+                    }
+                    .boxed()
+                }
+            })
             .before_acquire(|connection, metadata| {
                 async move {
                     if metadata.idle_for > TRUSTED_IDLE {
@@ -201,7 +225,7 @@ impl Preamble {
         // Statements are prepared under names that another client of the same pooled connection may have used
         // before, and that sqlx without its cache never closes.
         Self {
-            write: format!("BEGIN; DEALLOCATE ALL{settings}").into(),
+            write: format!("BEGIN; DEALLOCATE ALL{settings}; {}", durable_commits!("true")).into(),
             read: format!("BEGIN READ ONLY; DEALLOCATE ALL{settings}").into(),
         }
     }

@@ -5,10 +5,13 @@ mod columns;
 mod config;
 mod database;
 mod error;
+mod leader;
 mod migrate;
 mod migrations;
+mod one_time;
 mod outbox;
 mod page;
+mod sessions;
 mod signing_key_store;
 mod text;
 mod token_store;
@@ -28,13 +31,16 @@ pub mod users;
 pub use config::PostgresConfig;
 pub use database::{Database, DatabaseConnection};
 pub use error::StoreError;
+pub use leader::PostgresLeader;
 pub use migrate::{
     AppRole, Compatibility, MigrateError, MigrationEvent, MigrationReport, MigrationState, MigrationStatus,
     Migrator,
 };
 pub use migrations::fingerprint;
+pub use one_time::PostgresOneTimeStore;
 pub use outbox::{DeadLetter, Delivery, Outbox, OutboxMessage, OutboxPolicy};
 pub use page::Page;
+pub use sessions::PostgresSessionStore;
 pub use signing_key_store::PostgresSigningKeyStore;
 pub use token_store::PostgresTokenStore;
 pub use unit_of_work::{Begun, CommitError, Reply, UnitOfWork, UnitOfWorkLimits};

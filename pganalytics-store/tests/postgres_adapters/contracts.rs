@@ -1,0 +1,54 @@
+//! The adapters against the contracts of their ports.
+
+use std::sync::Arc;
+
+use pganalytics_core::testing::{ManualClock, Subject};
+
+use crate::common::migrated;
+
+mod session_store {
+    use pganalytics_core::random::OsRandom;
+    use pganalytics_core::session::SessionStore;
+    use pganalytics_store::postgres::PostgresSessionStore;
+
+    use super::*;
+
+    async fn postgres() -> Option<Subject<dyn SessionStore>> {
+        let (test, database) = migrated().await?;
+        let clock = ManualClock::new();
+        let store = PostgresSessionStore::new(database, Arc::new(clock.clone()), Arc::new(OsRandom));
+        Some(Subject::<dyn SessionStore>::manual(Arc::new(store), clock).keeping(test))
+    }
+
+    pganalytics_core::session_contract!(postgres());
+}
+
+mod one_time_store {
+    use pganalytics_core::one_time::OneTimeStore;
+    use pganalytics_store::postgres::PostgresOneTimeStore;
+
+    use super::*;
+
+    async fn postgres() -> Option<Subject<dyn OneTimeStore>> {
+        let (test, database) = migrated().await?;
+        let clock = ManualClock::new();
+        let store = PostgresOneTimeStore::new(database, Arc::new(clock.clone()));
+        Some(Subject::<dyn OneTimeStore>::manual(Arc::new(store), clock).keeping(test))
+    }
+
+    pganalytics_core::one_time_contract!(postgres());
+}
+
+mod leader {
+    use pganalytics_core::leader::Leader;
+    use pganalytics_store::postgres::PostgresLeader;
+
+    use super::*;
+
+    async fn postgres() -> Option<Subject<dyn Leader>> {
+        let (test, database) = migrated().await?;
+        Some(Subject::<dyn Leader>::real_time(Arc::new(PostgresLeader::new(database))).keeping(test))
+    }
+
+    pganalytics_core::leader_contract!(postgres());
+}
