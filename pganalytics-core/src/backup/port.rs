@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use sha2::{Digest, Sha256};
 
 use crate::backup::ObjectPath;
 use crate::error::{BackendError, port_error};
@@ -22,17 +23,23 @@ pub const PUT_MAX_BYTES: usize = 64 * 1024 * 1024;
 ///    the object is the winner's. Binds targets with [`Capabilities::create_only`]; the others refuse `Create` as `Unsupported`.
 /// 5. `overwriting_replaces_the_whole_object`: nothing of a longer former object remains.
 /// 6. `a_range_is_read`: `get` with a range yields exactly these bytes, cut at the end of the object; a range that begins at or
-///    after the end yields none.
-/// 7. `a_list_is_complete_and_ordered`: `list` yields every object under the prefix in byte order of the paths, from after the
-///    given path, at most `limit`; the prefix ends at a segment's end (`a` is not a prefix of `ab/c`).
-/// 8. `a_deleted_object_is_gone`: `true` if it was there; deleting an absent one is `false`.
-/// 9. `an_upload_is_visible_when_finished`: and not before; in order of its writes.
+///    after the end, is empty or runs backwards yields an object's bytes all the same: none.
+/// 7. `a_list_is_complete_and_ordered`: `list` yields every object under the prefix in byte order of the whole paths (`a-b` before
+///    `a/b`), from after the given path, which need not exist, at most `limit`. Under the prefix `a` is `a/b`, but neither `ab/c`
+///    nor `a` itself.
+/// 8. `a_deleted_object_is_gone`: `true` if it was there; deleting an absent one is `false`. Of concurrent deletes more than one
+///    may be told `true`.
+/// 9. `an_upload_is_visible_when_finished`: and not before; in order of its writes. Until then a former object stays.
 /// 10. `an_aborted_upload_leaves_nothing`: nor does a dropped one leave anything visible.
-/// 11. `an_upload_can_be_create_only`: `finish` of an upload begun with `Create` is `AlreadyExists` if the path was taken by then.
+/// 11. `an_upload_can_be_create_only`: `finish` of an upload begun with `Create` is `AlreadyExists` if the path was taken by then,
+///     and the object that took it stays. Where clause 4 does not bind, `upload` with `Create` is `Unsupported`.
 /// 12. `the_checksum_is_of_the_stored_bytes`: `checksum` is SHA-256 over what a reader would get, computed or verified by the
 ///    backend at rest where it can, read back where it cannot.
 /// 13. `an_oversized_put_is_refused`: over [`PUT_MAX_BYTES`] is `TooLarge`.
-/// 14. `a_full_target_says_so`: `Full`, and the former object stays. Binds targets that can be filled.
+/// 14. `a_full_target_says_so`: `Full` from `put`, or from an upload's `write` or `finish`; the former object stays. Binds targets
+///     that can be filled.
+///
+/// No path may be the beginning of another (`a` and `a/b`): a directory cannot hold both, and a target may refuse the second.
 #[async_trait]
 pub trait BackupTarget: Debug + Send + Sync + 'static {
     /// A short name for logs and metrics.
@@ -141,6 +148,13 @@ impl ObjectInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Sha256Digest(pub [u8; 32]);
 
+impl Sha256Digest {
+    /// The digest of these bytes.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
 /// Why a target did not do it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -180,6 +194,18 @@ pub enum BackupTargetError {
     Backend(BackendError),
 }
 port_error!(BackupTargetError);
+
+/// The check of clause 13, for adapters.
+///
+/// # Errors
+/// `TooLarge`.
+pub fn check_put(path: &ObjectPath, bytes: &[u8]) -> Result<(), BackupTargetError> {
+    if bytes.len() > PUT_MAX_BYTES {
+        let (path, size) = (path.clone(), bytes.len());
+        return Err(BackupTargetError::TooLarge { path, size, limit: PUT_MAX_BYTES });
+    }
+    Ok(())
+}
 
 macro_rules! forward_backup_target {
     ($pointer:ident) => {

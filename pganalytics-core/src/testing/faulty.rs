@@ -1,3 +1,4 @@
+mod backup;
 mod idempotency;
 mod leader;
 mod one_time;
@@ -59,10 +60,6 @@ impl<P: Debug> Faulty<P> {
     /// The wrapped port.
     pub fn inner(&self) -> &P {
         &self.inner
-    }
-
-    fn into_inner(self) -> P {
-        self.inner
     }
 
     /// The same plan around something else, which the wrapped port handed out.

@@ -21,6 +21,7 @@
 //! It yields `None` where the backend is not there, which skips the test; it says so itself, and fails where backends are
 //! required.
 
+pub mod backup;
 pub mod cache;
 mod clock;
 mod faulty;

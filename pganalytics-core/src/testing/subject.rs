@@ -18,18 +18,19 @@ pub struct Subject<P: ?Sized> {
     pub port: Arc<P>,
     clock: Option<ManualClock>,
     lease: Option<Duration>,
+    room: Option<u64>,
     _guards: Vec<Box<dyn Any + Send + Sync>>,
 }
 
 impl<P: ?Sized> Subject<P> {
     /// An adapter that asks this clock for the time.
     pub fn manual(port: Arc<P>, clock: ManualClock) -> Self {
-        Self { port, clock: Some(clock), lease: None, _guards: Vec::new() }
+        Self { port, clock: Some(clock), lease: None, room: None, _guards: Vec::new() }
     }
 
     /// An adapter whose backend has a clock of its own: time passes by waiting.
     pub fn real_time(port: Arc<P>) -> Self {
-        Self { port, clock: None, lease: None, _guards: Vec::new() }
+        Self { port, clock: None, lease: None, room: None, _guards: Vec::new() }
     }
 
     /// Keeps something (a server, a database, a folder) as long as the subject lives.
@@ -48,6 +49,17 @@ impl<P: ?Sized> Subject<P> {
     /// How long claims last, if they do not last as long as their holders.
     pub fn lease(&self) -> Option<Duration> {
         self.lease
+    }
+
+    /// Says that the adapter has room for this many bytes and no more: for `BackupTarget`s that can be filled.
+    #[must_use]
+    pub fn with_room_for(self, bytes: u64) -> Self {
+        Self { room: Some(bytes), ..self }
+    }
+
+    /// How many bytes the adapter has room for, if that is known.
+    pub fn room(&self) -> Option<u64> {
+        self.room
     }
 
     /// Lets time pass. Suites ask for as little as the clause needs, since some backends really wait.

@@ -39,11 +39,11 @@ impl FreshClaim for Faulty<Box<dyn FreshClaim>> {
         ttl: Duration,
     ) -> Result<(), IdempotencyError> {
         let plan = self.around(());
-        plan.apply(self.into_inner().complete(response, ttl)).await
+        plan.apply(self.inner.complete(response, ttl)).await
     }
 
     async fn abandon(self: Box<Self>) -> Result<(), IdempotencyError> {
         let plan = self.around(());
-        plan.apply(self.into_inner().abandon()).await
+        plan.apply(self.inner.abandon()).await
     }
 }
