@@ -1,6 +1,15 @@
 //! The pgAnalytics reference server and its collector.
 
 pub mod api;
+pub mod app;
+pub mod cli;
 pub mod collector;
 pub mod config;
+pub mod cookies;
+pub mod identity;
+pub mod jobs;
+pub mod lifecycle;
 pub mod secret_ref;
+pub mod serve;
+pub mod telemetry;
+pub mod wiring;

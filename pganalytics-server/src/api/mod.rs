@@ -1,5 +1,21 @@
 //! The HTTP API: its layers, its routes and its document.
 
+mod client_address;
 mod error;
+mod extract;
+mod handlers;
+mod layers;
+mod principal;
+mod router;
+mod routes;
+mod work;
 
+pub use client_address::client_address;
 pub use error::{ApiError, ErrorBody, ServerFault};
+pub use extract::{ApiJson, ApiPath, ApiQuery, PageQuery, Paged};
+pub use handlers::random_password;
+pub use layers::{RateLimits, RequestMeta, error_chain};
+pub use principal::{CollectorPrincipal, Credential, Principal, UserPrincipal};
+pub use router::{router, without_double_slash};
+pub use routes::{Access, Permission, Replay, RouteInfo, Routes};
+pub use work::{Work, WorkHandle};

@@ -1,3 +1,7 @@
 //! The `pganalytics-api` program.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pganalytics_server::cli::main()
+}

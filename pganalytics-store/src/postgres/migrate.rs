@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
+use pganalytics_core::error::Retry;
 use sqlx::postgres::{PgArguments, PgDatabaseError, PgErrorPosition};
 use sqlx::query::Query;
 use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, Postgres};
@@ -167,6 +168,17 @@ pub enum MigrateError {
     /// PostgreSQL could not answer.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl MigrateError {
+    /// Whether the same call may succeed later.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Busy { .. } => Retry::Later,
+            Self::Failed { source, .. } | Self::Store(source) => source.retry(),
+            _ => Retry::Never,
+        }
+    }
 }
 
 /// A row of `schema_migrations`.

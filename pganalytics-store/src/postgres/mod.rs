@@ -26,6 +26,7 @@ pub mod collectors;
 pub mod metrics;
 pub mod registration_secrets;
 pub mod running_servers;
+pub mod session_epochs;
 pub mod users;
 
 pub use config::PostgresConfig;

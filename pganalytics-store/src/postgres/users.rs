@@ -94,6 +94,23 @@ pub async fn create(
     Ok(User::created(new, number, now))
 }
 
+/// Adds the first user; `None` when there is one already. Of concurrent calls one adds it.
+///
+/// # Errors
+/// When a text contains U+0000, or PostgreSQL cannot answer.
+pub async fn create_first(
+    connection: &mut PgConnection,
+    new: &NewUser,
+    now: DateTime<Utc>,
+) -> Result<Option<User>, StoreError> {
+    // Held until the transaction ends, so that the count is true until then. The number means nothing.
+    sqlx::query("SELECT pg_advisory_xact_lock(7411385902661)").execute(&mut *connection).await?;
+    if count(connection).await? > 0 {
+        return Ok(None);
+    }
+    create(connection, new, now).await.map(Some)
+}
+
 /// A user by id.
 ///
 /// # Errors

@@ -1,0 +1,78 @@
+# The two commands to begin with: `make run` and `make test`. `make help` lists the others.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
+TOOLS := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/pganalytics/tools
+CARGO_DENY_VERSION := 0.20.2
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.PHONY: run
+run: packages-run ## Build, then run server, collector and a private PostgreSQL until Ctrl-C
+	$(CARGO) build --bin pganalytics-api --bin pganalytics-collector
+	$(TARGET)/debug/pganalytics-api dev $(ARGS)
+
+.PHONY: test
+test: packages-test ## Run every test, with real services
+	$(CARGO) build -p pganalytics-testkit --bin testkit-run
+	$(TARGET)/debug/testkit-run -- $(CARGO) test --workspace --all-features
+
+.PHONY: smoke
+smoke: packages-run ## From an empty data folder to metrics read back, then stop; prints the time it took
+	$(CARGO) build --bin pganalytics-api --bin pganalytics-collector
+	deploy/scripts/smoke.sh $(TARGET)/debug
+
+.PHONY: check
+check: format-check lint docs structure generated-check deny ## Everything that CI checks besides the tests
+
+.PHONY: format-check
+format-check: ## Check the formatting
+	$(CARGO) fmt --all -- --check
+
+.PHONY: lint
+lint: ## Lint, warnings being errors
+	$(CARGO) clippy --workspace --all-targets --all-features -- -D warnings
+
+.PHONY: docs
+docs: ## Build the API documentation, broken links being errors
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --all-features
+
+.PHONY: structure
+structure: ## Check the dependencies between the crates, and that each feature compiles alone
+	deploy/scripts/check-structure.sh
+
+.PHONY: generated
+generated: ## Write the generated files again: sample configuration, configuration reference, OpenAPI document
+	deploy/scripts/generate.sh
+
+.PHONY: generated-check
+generated-check: generated ## Check that the generated files are up to date
+	@git diff --exit-code -- docs deploy/config || { echo "generated files are out of date: commit what \`make generated\` changed"; exit 1; }
+
+.PHONY: deny
+deny: tools ## Check licences, sources and banned crates
+	$(TOOLS)/bin/cargo-deny --all-features check bans licenses sources
+
+.PHONY: bench
+bench: packages-test ## Run the benchmarks beside their peers; writes target/bench/summary.json
+	$(CARGO) build --release -p pganalytics-testkit --bin testkit-run
+	$(CARGO) build --release -p pganalytics-server
+	$(CARGO) run --release -p benches -- $(ARGS)
+
+.PHONY: tools
+tools: $(TOOLS)/bin/cargo-deny ## Build the tools that `check` needs, into a cache outside of the tree
+
+$(TOOLS)/bin/cargo-deny:
+	CARGO_TARGET_DIR=$(TOOLS)/build $(CARGO) install --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY_VERSION)
+	rm -rf $(TOOLS)/build
+
+.PHONY: packages-run packages-test
+packages-run:
+	@deploy/scripts/install-packages.sh run
+packages-test:
+	@deploy/scripts/install-packages.sh test

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Writes the generated files: sample configuration, configuration reference, OpenAPI document.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+cargo=${CARGO:-cargo}
+api=${CARGO_TARGET_DIR:-target}/debug/pganalytics-api
+"$cargo" build -q --bin pganalytics-api
+mkdir -p docs deploy/config
+"$api" config sample >deploy/config/pganalytics-api.toml
+"$api" config reference >docs/configuration.md
+"$api" config openapi >docs/openapi.json

@@ -1,0 +1,118 @@
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use utoipa::ToSchema;
+use utoipa_axum::routes;
+
+use crate::api::{Access, Permission, Routes};
+use crate::app::App;
+use crate::lifecycle::Phase;
+
+/// How long the database may take to answer a health check.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .read(Access::Public, routes!(health))
+        .read(Access::Public, routes!(ready))
+        .read(Access::Public, routes!(live))
+        .read(Access::Public, routes!(version))
+        .read(Access::Permission(Permission::Read), routes!(prometheus))
+}
+
+/// How the server is.
+#[derive(Debug, Serialize, ToSchema)]
+struct Health {
+    /// `ok`, or `degraded` when something that requests need is away.
+    status: &'static str,
+    /// The version of the program.
+    version: &'static str,
+    /// `starting`, `ready`, `draining` or `stopping`.
+    phase: &'static str,
+    /// Now.
+    timestamp: DateTime<Utc>,
+    /// Seconds since the start.
+    uptime: i64,
+    /// Whether PostgreSQL answers.
+    database_ok: bool,
+    /// The same: metrics lie in the same database. Older clients ask for it.
+    timescale_ok: bool,
+}
+
+/// Health of this server: 503 when the database is away or the server should get no new requests.
+#[utoipa::path(get, path = "/api/v1/health", tag = "health", responses(
+    (status = 200, body = Health), (status = 503, body = Health),
+))]
+async fn health(State(app): State<App>) -> Response {
+    let database_ok = database_answers(&app).await;
+    let phase = app.lifecycle.phase();
+    let is_well = database_ok && phase == Phase::Ready;
+    let now = app.clock.now();
+    let health = Health {
+        status: if is_well { "ok" } else { "degraded" },
+        version: env!("CARGO_PKG_VERSION"),
+        phase: phase.as_str(),
+        timestamp: now,
+        uptime: (now - app.started_at).num_seconds(),
+        database_ok,
+        timescale_ok: database_ok,
+    };
+    let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(health)).into_response()
+}
+
+/// Whether the server should get requests.
+#[utoipa::path(get, path = "/api/v1/health/ready", tag = "health", responses(
+    (status = 200, body = Health), (status = 503, body = Health),
+))]
+async fn ready(state: State<App>) -> Response {
+    health(state).await
+}
+
+/// Whether the process works at all. Says nothing of the database: restarting this server would not mend it.
+#[utoipa::path(get, path = "/api/v1/health/live", tag = "health", responses((status = 200)))]
+async fn live() -> StatusCode {
+    StatusCode::OK
+}
+
+/// The version of the program.
+#[derive(Debug, Serialize, ToSchema)]
+struct Version {
+    /// The version of the program.
+    version: &'static str,
+    /// The version of the API.
+    api: &'static str,
+}
+
+/// Version of program and API.
+#[utoipa::path(get, path = "/version", tag = "health", responses((status = 200, body = Version)))]
+async fn version() -> Json<Version> {
+    Json(Version { version: env!("CARGO_PKG_VERSION"), api: "v1" })
+}
+
+/// Metrics of this server in the text format of Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, content_type = "text/plain")))]
+async fn prometheus(State(app): State<App>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], app.prometheus.render()).into_response()
+}
+
+async fn database_answers(app: &App) -> bool {
+    let asked = async {
+        let mut connection = app.database.read().await?;
+        sqlx::query("SELECT 1").execute(&mut *connection).await?;
+        Ok::<_, pganalytics_store::postgres::StoreError>(())
+    };
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::warn!(%error, "the database does not answer");
+            false
+        }
+        Err(_) => false,
+    }
+}

@@ -1,0 +1,16 @@
+//! The routes, a module for each family.
+
+mod documentation;
+mod health;
+mod sign_in;
+mod users;
+
+pub(super) use documentation::documentation;
+pub use users::random_password;
+
+use super::Routes;
+
+/// Registers every route.
+pub(super) fn register(routes: Routes) -> Routes {
+    routes.group(health::routes).group(sign_in::routes).group(users::routes)
+}

@@ -1,0 +1,330 @@
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, http::StatusCode};
+use chrono::{DateTime, Utc};
+use pganalytics_auth::token::AccessGrant;
+use pganalytics_core::auth::{Attempt, AuthOutcome};
+use pganalytics_core::ids::UserId;
+use pganalytics_core::secret::SecretString;
+use pganalytics_core::session::{NewSession, Session, SessionLifetimes, SessionToken};
+use pganalytics_core::users::{NewUser, Role, User, Username};
+use pganalytics_store::postgres::{session_epochs, users};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use utoipa_axum::routes;
+
+use super::users::{UserView, resource};
+use crate::api::{
+    Access, ApiError, ApiJson, ErrorBody, Replay, RequestMeta, Routes, UserPrincipal, WorkHandle,
+};
+use crate::app::App;
+use crate::cookies;
+
+pub(super) fn routes(routes: Routes) -> Routes {
+    routes
+        .mutate(Access::Public, Replay::Never, "session.create", routes!(login))
+        .mutate(Access::Public, Replay::Never, "session.refresh", routes!(refresh))
+        .mutate(Access::Public, Replay::Never, "session.delete", routes!(logout))
+        .mutate(Access::Public, Replay::Never, "user.setup", routes!(setup))
+        .mutate(Access::SignedIn, Replay::Never, "user.password.change", routes!(change_password))
+        .read(Access::SignedIn, routes!(me))
+        .read(Access::Public, routes!(methods))
+        .read(Access::Public, routes!(jwks))
+}
+
+/// Name and password.
+#[derive(Debug, Deserialize, ToSchema)]
+struct Login {
+    username: String,
+    #[schema(value_type = String)]
+    password: SecretString,
+}
+
+/// What a client gets that has signed in. A browser also gets cookies, and needs none of the tokens.
+#[derive(Debug, Serialize, ToSchema)]
+struct SignedIn {
+    message: &'static str,
+    /// To be repeated in the header `X-CSRF-Token` by clients that use cookies.
+    csrf_token: String,
+    /// The access token, by the name that some clients know.
+    token: String,
+    /// A JWT for `Authorization: Bearer`.
+    access_token: String,
+    /// For `POST /api/v1/auth/refresh`.
+    refresh_token: String,
+    /// The refresh token, by the name that some clients know.
+    session_token: String,
+    token_type: &'static str,
+    /// Seconds that the access token is valid.
+    expires_in: u64,
+    /// When the access token ends.
+    expires_at: DateTime<Utc>,
+    user: UserView,
+}
+
+/// Signs in with name and password.
+#[utoipa::path(post, path = "/api/v1/auth/login", tag = "auth", request_body = Login, responses(
+    (status = 200, body = SignedIn), (status = 401, body = ErrorBody), (status = 429, body = ErrorBody),
+    (status = 503, body = ErrorBody),
+))]
+async fn login(
+    State(app): State<App>,
+    Extension(meta): Extension<RequestMeta>,
+    headers: HeaderMap,
+    ApiJson(body): ApiJson<Login>,
+) -> Result<Response, ApiError> {
+    app.rate_limits.sign_in(meta.address)?;
+    let attempt = Attempt::Password { username: body.username, password: body.password };
+    let identity = match app.sign_in.attempt(&attempt).await? {
+        AuthOutcome::Accepted(identity) => identity,
+        AuthOutcome::Refused(refusal) => {
+            tracing::info!(?refusal, address = %meta.address, "sign-in refused");
+            metrics::counter!("pganalytics_sign_ins_total", "outcome" => "refused").increment(1);
+            return Err(ApiError::invalid_credentials());
+        }
+        AuthOutcome::NotMine | AuthOutcome::Continue(_) => return Err(ApiError::invalid_credentials()),
+    };
+    let user = match identity.user {
+        Some(id) => app.users.find(id).await?,
+        None => None,
+    };
+    let user = user.ok_or_else(ApiError::invalid_credentials)?;
+    metrics::counter!("pganalytics_sign_ins_total", "outcome" => "accepted").increment(1);
+    // A session that somebody may have planted in this browser ends here.
+    end_session_of(&app, &headers).await?;
+    begin_session(&app, &meta, &user, &identity.provider.0).await
+}
+
+async fn begin_session(
+    app: &App,
+    meta: &RequestMeta,
+    user: &User,
+    provider: &str,
+) -> Result<Response, ApiError> {
+    let auth = &app.config.auth;
+    let lifetimes = SessionLifetimes::new(
+        auth.session_idle_seconds.as_duration(),
+        auth.session_lifetime_seconds.as_duration(),
+    );
+    let new = NewSession::new(user.id, lifetimes, provider)
+        .with_client(Some(meta.address), meta.user_agent.as_deref().map(str::to_owned));
+    let (token, session) = app.sessions.create(new).await?;
+    answer_signed_in(app, user, &session, &token, "Login successful").await
+}
+
+async fn answer_signed_in(
+    app: &App,
+    user: &User,
+    session: &Session,
+    token: &SessionToken,
+    message: &'static str,
+) -> Result<Response, ApiError> {
+    let grant = AccessGrant { user: user.id, session: session.id, role: user.role, epoch: session.epoch };
+    let access = app.access_tokens.issue(&grant).await.map_err(ApiError::unavailable)?;
+    let access_token = access.text.expose().to_owned();
+    let csrf_token = cookies::csrf_token(token);
+    let max_age = (session.expires_at - app.clock.now()).num_seconds().max(0).unsigned_abs();
+    let cookies = app.cookies.begin(token, &csrf_token, max_age).map_err(ApiError::internal)?;
+    let body = SignedIn {
+        message,
+        csrf_token,
+        token: access_token.clone(),
+        access_token,
+        refresh_token: token.expose(),
+        session_token: token.expose(),
+        token_type: "Bearer",
+        expires_in: app.config.auth.access_token_lifetime_seconds.get(),
+        expires_at: access.expires_at,
+        user: UserView::from(user),
+    };
+    Ok(with_cookies(Json(body).into_response(), cookies))
+}
+
+/// A refresh token; left out by browsers, which have the cookie.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+struct Refresh {
+    #[schema(value_type = Option<String>)]
+    refresh_token: Option<SecretString>,
+}
+
+/// Gives a new access token to a session that lives.
+#[utoipa::path(post, path = "/api/v1/auth/refresh", tag = "auth", request_body = Option<Refresh>, responses(
+    (status = 200, body = SignedIn), (status = 401, body = ErrorBody),
+))]
+async fn refresh(
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: axum::body::Bytes,
+) -> Result<Response, ApiError> {
+    // One client of the web interface sends no body at all, and no content type.
+    let given: Refresh = match body.is_empty() {
+        true => Refresh::default(),
+        false => serde_json::from_slice(&body).map_err(|error| {
+            ApiError::new(StatusCode::BAD_REQUEST, "Invalid JSON").with_details(error.to_string())
+        })?,
+    };
+    let token = match &given.refresh_token {
+        Some(text) => text.expose().parse().ok(),
+        None => app.cookies.session_token(&headers),
+    };
+    let Some(token) = token else { return Err(ApiError::unauthorized()) };
+    let session = app.sessions.load(&token).await?.ok_or_else(ApiError::unauthorized)?;
+    app.sessions.touch(session.id).await?;
+    let user = app.users.find(session.user).await?.filter(|user| user.is_active);
+    answer_signed_in(&app, &user.ok_or_else(ApiError::unauthorized)?, &session, &token, "Token refreshed")
+        .await
+}
+
+/// A few words on what was done.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct Message {
+    pub(super) message: &'static str,
+    pub(super) status: &'static str,
+}
+
+/// Ends the session, and with it every token of it.
+#[utoipa::path(post, path = "/api/v1/auth/logout", tag = "auth", responses((status = 200, body = Message)))]
+async fn logout(
+    State(app): State<App>,
+    principal: Option<Extension<crate::api::Principal>>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    if let Some(Extension(crate::api::Principal::User(user))) = principal
+        && let Some(session) = user.session()
+    {
+        app.sessions.delete(session).await?;
+        app.identity.forget_session(session).await;
+    }
+    end_session_of(&app, &headers).await?;
+    let cookies = app.cookies.end().map_err(ApiError::internal)?;
+    Ok(with_cookies(Json(Message { message: "Logged out", status: "ok" }).into_response(), cookies))
+}
+
+/// Ends the session of the request's cookie, if it has one.
+async fn end_session_of(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
+    if let Some(token) = app.cookies.session_token(headers)
+        && let Some(session) = app.sessions.load(&token).await?
+    {
+        app.sessions.delete(session.id).await?;
+        app.identity.forget_session(session.id).await;
+    }
+    Ok(())
+}
+
+/// The signed-in user.
+#[utoipa::path(get, path = "/api/v1/auth/me", tag = "auth", responses((status = 200, body = UserView)))]
+async fn me(State(app): State<App>, principal: UserPrincipal) -> Result<Json<UserView>, ApiError> {
+    let user = app.users.find(principal.id).await?.ok_or_else(ApiError::unauthorized)?;
+    Ok(Json(UserView::from(&user)))
+}
+
+/// How one can sign in here.
+#[derive(Debug, Serialize, ToSchema)]
+struct Methods {
+    methods: Vec<&'static str>,
+}
+
+/// How one can sign in here.
+#[utoipa::path(get, path = "/api/v1/auth/methods", tag = "auth", responses((status = 200, body = Methods)))]
+async fn methods() -> Json<Methods> {
+    Json(Methods { methods: vec!["local"] })
+}
+
+/// The public keys of access tokens (RFC 7517).
+#[utoipa::path(get, path = "/.well-known/jwks.json", tag = "auth", responses((status = 200)))]
+async fn jwks(State(app): State<App>) -> Result<Response, ApiError> {
+    let keys = app.keys.jwks().await.map_err(ApiError::unavailable)?;
+    Ok(([(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"))], Json(keys))
+        .into_response())
+}
+
+/// The old and the new password.
+#[derive(Debug, Deserialize, ToSchema)]
+struct ChangePassword {
+    #[schema(value_type = String)]
+    old_password: SecretString,
+    #[schema(value_type = String)]
+    new_password: SecretString,
+}
+
+/// Changes one's own password, and ends one's other sessions.
+#[utoipa::path(post, path = "/api/v1/auth/change-password", tag = "auth", request_body = ChangePassword, responses(
+    (status = 200, body = Message), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+))]
+async fn change_password(
+    State(app): State<App>,
+    Extension(meta): Extension<RequestMeta>,
+    principal: UserPrincipal,
+    work: WorkHandle,
+    ApiJson(body): ApiJson<ChangePassword>,
+) -> Result<Response, ApiError> {
+    app.rate_limits.sign_in(meta.address)?;
+    if body.old_password == body.new_password {
+        return Err(ApiError::bad_request("`new_password` is the old one"));
+    }
+    let user = app.users.find(principal.id).await?.ok_or_else(ApiError::unauthorized)?;
+    let attempt = Attempt::Password { username: user.username.as_str().into(), password: body.old_password };
+    let AuthOutcome::Accepted(_) = app.sign_in.attempt(&attempt).await? else {
+        return Err(ApiError::invalid_credentials());
+    };
+    let hash = app.hash_new_password(user.username.as_str(), &body.new_password).await?;
+    let mut work = work.begin().await?;
+    users::set_password(work.connection(), user.id, &hash, true, app.clock.now()).await?;
+    session_epochs::raise(work.connection(), user.id, app.clock.now()).await?;
+    let after = users::find(work.connection(), user.id).await?.ok_or_else(ApiError::unauthorized)?;
+    work.changed(resource(&after), &UserView::from(&user), &UserView::from(&after))?;
+    app.identity.forget_users();
+    let cookies = app.cookies.end().map_err(ApiError::internal)?;
+    let message = Message { message: "Password changed; please sign in again", status: "ok" };
+    Ok(with_cookies(Json(message).into_response(), cookies))
+}
+
+/// The first administrator.
+#[derive(Debug, Deserialize, ToSchema)]
+struct Setup {
+    #[schema(value_type = String)]
+    username: Username,
+    email: Option<String>,
+    #[schema(value_type = String)]
+    password: SecretString,
+    full_name: Option<String>,
+}
+
+/// Makes the first administrator and signs in. Only while there is no user, and only if the configuration allows it.
+#[utoipa::path(post, path = "/api/v1/auth/setup", tag = "auth", request_body = Setup, responses(
+    (status = 200, body = SignedIn), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
+))]
+async fn setup(
+    State(app): State<App>,
+    Extension(meta): Extension<RequestMeta>,
+    work: WorkHandle,
+    ApiJson(body): ApiJson<Setup>,
+) -> Result<Response, ApiError> {
+    if !app.config.auth.setup_enabled {
+        return Err(ApiError::forbidden("`auth.setup_enabled` is off"));
+    }
+    app.rate_limits.sign_in(meta.address)?;
+    let hash = app.hash_new_password(body.username.as_str(), &body.password).await?;
+    let id = UserId::generate(&*app.clock, &*app.random);
+    let new = NewUser::new(id, body.username, Role::Admin)
+        .with_contact(body.email, body.full_name)
+        .with_password(hash, true)
+        .protected();
+    let mut work = work.begin().await?;
+    let Some(user) = users::create_first(work.connection(), &new, app.clock.now()).await? else {
+        return Err(ApiError::forbidden("there is a user already"));
+    };
+    let view = UserView::from(&user);
+    work.created(resource(&user), &view)?;
+    Ok(Json(serde_json::json!({ "user": view, "message": "The first administrator was made; sign in" }))
+        .into_response())
+}
+
+fn with_cookies(mut response: Response, cookies: [HeaderValue; 2]) -> Response {
+    for cookie in cookies {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    response
+}

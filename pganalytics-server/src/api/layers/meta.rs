@@ -1,0 +1,125 @@
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use pganalytics_core::random::RandomExt;
+use tracing::Instrument;
+
+use crate::api::error::ErrorBody;
+use crate::api::{ServerFault, client_address};
+use crate::app::App;
+
+const REQUEST_ID: &str = "x-request-id";
+
+/// What is known of a request before anything else; in the request's extensions.
+#[derive(Clone, Debug)]
+pub struct RequestMeta {
+    /// The request id: in each response, each log line and each event.
+    pub id: Arc<str>,
+    /// The client's address, behind trusted proxies too.
+    pub address: IpAddr,
+    /// The client's `User-Agent`, at most 512 bytes of it.
+    pub user_agent: Option<Arc<str>>,
+}
+
+/// Gives the request its id, logs it, counts it, and gives faults of the server a body with the id to quote.
+pub(in crate::api) async fn record(State(app): State<App>, mut request: Request, next: Next) -> Response {
+    let meta = describe(&app, &request);
+    let started = Instant::now();
+    let method = request.method().clone();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| "unknown".into(), |path| path.as_str().to_owned());
+    request.extensions_mut().insert(meta.clone());
+    let span =
+        tracing::info_span!("request", id = %meta.id, %method, route = %route, address = %meta.address);
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let _entered = span.enter();
+    if let Some(ServerFault(fault)) = response.extensions_mut().remove::<ServerFault>() {
+        tracing::error!(status = fault.status().as_u16(), error = %error_chain(&*fault), "request failed");
+        response = with_request_id_in_body(response, &meta.id);
+    }
+    let elapsed = started.elapsed();
+    count(&method, route, response.status(), elapsed);
+    tracing::debug!(status = response.status().as_u16(), millis = elapsed.as_millis(), "request done");
+    if let Ok(value) = HeaderValue::from_str(&meta.id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    response
+}
+
+fn describe(app: &App, request: &Request) -> RequestMeta {
+    let headers = request.headers();
+    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| is_request_id(id));
+    let id = match given {
+        Some(id) => id.into(),
+        None => app.random.uuid_v7(&*app.clock).to_string().into(),
+    };
+    let peer = request
+        .extensions()
+        .get::<ConnectInfo<SocketAddr>>()
+        .map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(address)| address.ip());
+    let address = client_address(peer, headers, &app.config.http.trusted_proxies);
+    let user_agent = headers.get(header::USER_AGENT).map(|value| {
+        let text = String::from_utf8_lossy(value.as_bytes());
+        text[..text.floor_char_boundary(512)].into()
+    });
+    RequestMeta { id, address, user_agent }
+}
+
+fn is_request_id(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+}
+
+fn with_request_id_in_body(response: Response, id: &str) -> Response {
+    let (mut parts, _) = response.into_parts();
+    let body = ErrorBody {
+        code: parts.status.as_u16(),
+        message: match parts.status {
+            StatusCode::SERVICE_UNAVAILABLE => "Service unavailable".into(),
+            _ => "Internal server error".into(),
+        },
+        details: Some(format!("request id {id}")),
+    };
+    let (body_parts, body) = axum::Json(body).into_response().into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    parts.headers.extend(body_parts.headers);
+    Response::from_parts(parts, body)
+}
+
+fn count(method: &Method, route: String, status: StatusCode, elapsed: std::time::Duration) {
+    let labels =
+        [("method", method.as_str().to_owned()), ("route", route), ("status", status.as_str().to_owned())];
+    metrics::counter!("pganalytics_http_requests_total", &labels).increment(1);
+    metrics::histogram!("pganalytics_http_request_seconds", &labels[..2]).record(elapsed);
+}
+
+/// An error with all its causes, in one line.
+pub fn error_chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut current = error.source();
+    while let Some(cause) = current {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        current = cause.source();
+    }
+    text
+}
+
+/// The answer to a request whose handler panicked.
+pub(in crate::api) fn panicked(payload: Box<dyn std::any::Any + Send + 'static>) -> Response<Body> {
+    let message = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".into());
+    metrics::counter!("pganalytics_http_panics_total").increment(1);
+    crate::api::ApiError::internal(format!("handler panicked: {message}")).into_response()
+}

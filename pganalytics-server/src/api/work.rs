@@ -1,0 +1,164 @@
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use pganalytics_core::audit::{Action, Actor, Resource};
+use pganalytics_core::clock::Clock;
+use pganalytics_core::idempotency::{Fingerprint, IdempotencyKey};
+use pganalytics_core::ids::EventId;
+use pganalytics_core::random::Random;
+use pganalytics_core::session::SessionId;
+use pganalytics_store::postgres::change_events::{Change, ChangeEvent};
+use pganalytics_store::postgres::{Begun, Database, UnitOfWork, UnitOfWorkLimits};
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+use super::ApiError;
+
+/// The way of a handler to its unit of work: one transaction with the request's effects, its events and, where the
+/// client sent an idempotency key, its response. The layer around the handler commits or rolls back, by the status.
+///
+/// Beginning is left to the handler, so that nothing slow (hashing a password, fetching a key) happens inside.
+#[derive(Clone, Debug)]
+pub struct WorkHandle(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    database: Database,
+    claim: Option<(IdempotencyKey, Fingerprint)>,
+    origin: Origin,
+    unit: Arc<Mutex<Option<UnitOfWork>>>,
+}
+
+/// Whose events these are.
+#[derive(Clone, Debug)]
+pub(crate) struct Origin {
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) actor: Actor,
+    pub(crate) action: Action,
+    pub(crate) request_id: String,
+    pub(crate) session: Option<SessionId>,
+}
+
+/// A unit of work that has begun.
+#[derive(Debug)]
+pub struct Work {
+    guard: OwnedMutexGuard<Option<UnitOfWork>>,
+    origin: Origin,
+}
+
+impl WorkHandle {
+    pub(crate) fn new(
+        database: Database,
+        claim: Option<(IdempotencyKey, Fingerprint)>,
+        origin: Origin,
+    ) -> Self {
+        Self(Arc::new(Shared { database, claim, origin, unit: Arc::default() }))
+    }
+
+    /// Begins the transaction and claims the idempotency key.
+    ///
+    /// # Errors
+    /// The response that the request gets instead: a replay, 409 while a twin is in flight, 422 for a key that was used
+    /// for another request, 503 when the store is away.
+    pub async fn begin(&self) -> Result<Work, ApiError> {
+        let mut guard = Arc::clone(&self.0.unit).lock_owned().await;
+        let claim = self.0.claim.as_ref().map(|(key, fingerprint)| (key, fingerprint));
+        match UnitOfWork::begin(&self.0.database, claim, UnitOfWorkLimits::default()).await? {
+            Begun::Fresh(unit) => *guard = Some(unit),
+            Begun::Replay(response) => return Err(ApiError::replay(response)),
+            Begun::Sealed { resource_id } => return Err(already_done(resource_id)),
+            Begun::Mismatch => return Err(ApiError::key_reused()),
+            _ => return Err(ApiError::in_progress()),
+        }
+        Ok(Work { guard, origin: self.0.origin.clone() })
+    }
+
+    /// The unit of work, if the handler began one.
+    pub(crate) async fn take(&self) -> Option<UnitOfWork> {
+        self.0.unit.lock().await.take()
+    }
+
+    pub(crate) fn has_key(&self) -> bool {
+        self.0.claim.is_some()
+    }
+}
+
+fn already_done(resource_id: Option<String>) -> ApiError {
+    ApiError::conflict(match resource_id {
+        Some(id) => format!(
+            "this request was done before and made `{id}`; its response held a secret and is not kept"
+        ),
+        None => "this request was done before; its response held a secret and is not kept".into(),
+    })
+}
+
+impl Work {
+    /// Records that a resource was made, in its public form.
+    ///
+    /// # Errors
+    /// 500 when the form cannot be written as JSON.
+    pub fn created(&mut self, resource: Resource, after: &impl serde::Serialize) -> Result<(), ApiError> {
+        let change = Change::created(after).map_err(ApiError::internal)?;
+        self.record_change(resource, change);
+        Ok(())
+    }
+
+    /// Records what differs between two public forms of a resource.
+    ///
+    /// # Errors
+    /// 500 when a form cannot be written as JSON.
+    pub fn changed<T: serde::Serialize>(
+        &mut self,
+        resource: Resource,
+        before: &T,
+        after: &T,
+    ) -> Result<(), ApiError> {
+        let change = Change::between(before, after).map_err(ApiError::internal)?;
+        self.record_change(resource, change);
+        Ok(())
+    }
+
+    /// Records that a resource was deleted.
+    ///
+    /// # Errors
+    /// 500 when the form cannot be written as JSON.
+    pub fn deleted(&mut self, resource: Resource, before: &impl serde::Serialize) -> Result<(), ApiError> {
+        let change = Change::deleted(before).map_err(ApiError::internal)?;
+        self.record_change(resource, change);
+        Ok(())
+    }
+
+    fn record_change(&mut self, resource: Resource, change: Change) {
+        let origin = self.origin.clone();
+        let id = EventId::generate(&*origin.clock, &*origin.random);
+        let event = ChangeEvent::new(id, origin.clock.now(), origin.actor, origin.action, resource)
+            .with_change(change)
+            .with_request(Some(origin.request_id), origin.session);
+        self.record(event);
+    }
+}
+
+impl Deref for Work {
+    type Target = UnitOfWork;
+
+    fn deref(&self) -> &UnitOfWork {
+        self.guard.as_ref().expect("only the layer takes it, after the handler")
+    }
+}
+
+impl DerefMut for Work {
+    fn deref_mut(&mut self) -> &mut UnitOfWork {
+        self.guard.as_mut().expect("only the layer takes it, after the handler")
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for WorkHandle {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let missing = || ApiError::internal("the route was not registered as one that changes something");
+        parts.extensions.get::<Self>().cloned().ok_or_else(missing)
+    }
+}

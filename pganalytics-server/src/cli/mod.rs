@@ -1,0 +1,84 @@
+//! The command line of `pganalytics-api`.
+
+mod config;
+mod exit;
+mod keys;
+mod migrate;
+mod serve;
+mod user;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::ServerConfig;
+
+pub use exit::Failure;
+
+/// The pgAnalytics server: monitoring of PostgreSQL, and the foundations that it stands on.
+#[derive(Debug, Parser)]
+#[command(name = "pganalytics-api", version, arg_required_else_help = true, after_help = exit::CODES)]
+struct Cli {
+    /// The configuration file. Settings can also come from the environment: PGA__HTTP__LISTEN sets http.listen.
+    #[arg(long, short, global = true, env = "PGA_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server.
+    Serve(serve::Serve),
+    /// Bring the database's schema up or down, or show where it stands.
+    #[command(subcommand)]
+    Migrate(migrate::Migrate),
+    /// Make and change users from the command line, for when nobody can sign in.
+    #[command(subcommand)]
+    User(user::UserCommand),
+    /// Make the keys of a new installation.
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    /// Check, show and explain the configuration.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+}
+
+/// Runs the program that the command line asks for.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Every TLS connection of the process uses this one provider.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        return Failure::internal("another TLS provider was installed first").report();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Failure::internal(error).report(),
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn run(cli: Cli) -> Result<(), Failure> {
+    let file = cli.config.as_deref();
+    match cli.command {
+        Command::Config(command) => config::run(command, file),
+        Command::Serve(command) => serve::run(command, load(file)?).await,
+        Command::Migrate(command) => migrate::run(command, load(file)?).await,
+        Command::Keys(command) => keys::run(command, &load(file)?),
+        Command::User(command) => user::run(command, load(file)?).await,
+    }
+}
+
+fn load(file: Option<&std::path::Path>) -> Result<ServerConfig, Failure> {
+    crate::config::load(file).map_err(Failure::configuration)
+}
+
+/// Prints a line of a command's result.
+#[expect(clippy::print_stdout, reason = "the result of a command is its standard output")]
+pub(crate) fn print(text: impl std::fmt::Display) {
+    println!("{text}");
+}

@@ -1,0 +1,91 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use pganalytics_core::error::Retry;
+use pganalytics_store::postgres::{Compatibility, Migrator};
+use tokio::net::TcpListener;
+
+use super::Failure;
+use crate::app::App;
+use crate::config::ServerConfig;
+use crate::lifecycle::{Lifecycle, Phase};
+use crate::{api, jobs, serve, telemetry, wiring};
+
+/// How long to wait between two attempts to reach what the server needs.
+const RETRY_EVERY: Duration = Duration::from_secs(1);
+
+/// Run the server.
+///
+/// It waits for the database, and refuses a schema that it does not understand. SIGTERM makes readiness fail, then
+/// stops after `http.drain_delay_seconds`, finishing what was begun; SIGINT stops at once in the same way.
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// Migrate the schema first, if it is not up to date.
+    #[arg(long)]
+    migrate: bool,
+}
+
+pub(super) async fn run(command: Serve, config: ServerConfig) -> Result<(), Failure> {
+    telemetry::init_logs(&config.log).map_err(Failure::configuration)?;
+    if command.migrate {
+        super::migrate::up(&config).await?;
+    }
+    let lifecycle = Lifecycle::new();
+    let process = wiring::Process {
+        prometheus: telemetry::init_metrics().map_err(Failure::internal)?,
+        lifecycle: lifecycle.clone(),
+    };
+    let listener = TcpListener::bind(config.http.listen).await.map_err(|error| {
+        Failure::refused(format!("cannot listen on {} (http.listen): {error}", config.http.listen))
+    })?;
+    tokio::spawn(signals(lifecycle.clone(), config.http.drain_delay_seconds.as_duration()));
+    let app = tokio::select! {
+        app = connect(config, process) => app?,
+        () = lifecycle.reached(Phase::Draining) => return Ok(()),
+    };
+    run_until_stopped(app, listener).await;
+    Ok(())
+}
+
+/// Serves until the lifecycle says to stop.
+pub(crate) async fn run_until_stopped(app: App, listener: TcpListener) {
+    let (router, _, _) = api::router(&app);
+    let background = jobs::start(Arc::clone(&app));
+    app.lifecycle.advance(Phase::Ready);
+    match listener.local_addr() {
+        Ok(address) => tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "ready"),
+        Err(error) => tracing::warn!(%error, "ready, at an unknown address"),
+    }
+    serve::serve(listener, router, &app.lifecycle, &app.config.http, &app.config.limits).await;
+    background.stop().await;
+    tracing::info!("stopped");
+}
+
+/// Makes the services once the database answers and its schema fits. What an operator must mend ends the program; what
+/// may pass is waited for.
+async fn connect(config: ServerConfig, process: wiring::Process) -> Result<App, Failure> {
+    let database = wiring::database(&config.database)?;
+    loop {
+        match Migrator::new().check_compatible(&database).await {
+            Ok(Compatibility::Ready) => break,
+            Ok(_) => {
+                return Err(Failure::refused(
+                    "the database's schema is behind this program: run `pganalytics-api migrate up`",
+                ));
+            }
+            Err(error) if error.retry() == Retry::Later => {
+                tracing::warn!(error = %api::error_chain(&error), "waiting for the database");
+                tokio::time::sleep(RETRY_EVERY).await;
+            }
+            Err(error) => return Err(Failure::refused(error)),
+        }
+    }
+    Ok(wiring::services(config, process).await?)
+}
+
+async fn signals(lifecycle: Lifecycle, drain_delay: Duration) {
+    if let Err(error) = serve::drain_on_signal(lifecycle, drain_delay).await {
+        tracing::error!(%error, "signals cannot be listened for");
+    }
+}

@@ -1,0 +1,289 @@
+//! Who a request comes from: cookies, access tokens, API tokens and collector tokens, checked against what is in force
+//! now.
+
+use std::fmt::Debug;
+use std::hash::Hash;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::{HeaderMap, header};
+use chrono::{DateTime, TimeDelta, Utc};
+use moka::future::Cache;
+use pganalytics_auth::token::{
+    AccessTokenVerifier, ApiTokenDigester, ApiTokenText, CollectorTokenVerifier, LegacyCollectorVerifier,
+    TokenError,
+};
+use pganalytics_core::clock::Clock;
+use pganalytics_core::ids::CollectorId;
+use pganalytics_core::session::{Epoch, Session, SessionId, SessionStore};
+use pganalytics_core::tokens::{TokenDigest, TokenStore};
+use pganalytics_core::users::UserStore;
+use pganalytics_store::postgres::{Database, collectors};
+
+use crate::api::{ApiError, CollectorPrincipal, Credential, Principal, UserPrincipal};
+use crate::cookies::Cookies;
+
+/// How long what was found good is believed without asking the store again. It bounds how long a revocation on another
+/// server goes unnoticed; on this one it is noticed at once.
+pub const STALENESS_BOUND: TimeDelta = TimeDelta::seconds(1);
+
+/// A session that is in use is touched this often.
+const TOUCH_EVERY: TimeDelta = TimeDelta::seconds(60);
+
+/// Finds out who a request comes from.
+#[derive(Debug)]
+pub struct Identity {
+    services: IdentityServices,
+    sessions: Remembered<SessionId, UserPrincipal>,
+    api_tokens: Remembered<TokenDigest, UserPrincipal>,
+    collectors: Remembered<CollectorId, Epoch>,
+}
+
+/// What [`Identity`] asks.
+#[derive(Debug)]
+pub struct IdentityServices {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// How session cookies are made.
+    pub cookies: Cookies,
+    /// Collectors.
+    pub database: Database,
+    /// Users.
+    pub users: Arc<dyn UserStore>,
+    /// Sessions.
+    pub sessions: Arc<dyn SessionStore>,
+    /// API tokens.
+    pub tokens: Arc<dyn TokenStore>,
+    /// How API tokens are looked up.
+    pub api_token_digester: ApiTokenDigester,
+    /// Access tokens of users.
+    pub access_tokens: AccessTokenVerifier,
+    /// Tokens of collectors.
+    pub collector_tokens: CollectorTokenVerifier,
+    /// Tokens of collectors that another installation made.
+    pub legacy_collector_tokens: Option<LegacyCollectorVerifier>,
+}
+
+impl Identity {
+    /// Remembers nothing yet.
+    pub fn new(services: IdentityServices) -> Self {
+        Self {
+            services,
+            sessions: Remembered::new(),
+            api_tokens: Remembered::new(),
+            collectors: Remembered::new(),
+        }
+    }
+
+    /// Who the request comes from, if it proves that: by its bearer token, or without one by its session cookie.
+    ///
+    /// # Errors
+    /// 503 when a store that must be asked is away.
+    pub async fn identify(&self, headers: &HeaderMap) -> Result<Option<Principal>, ApiError> {
+        if let Some(token) = bearer(headers) {
+            return self.identify_bearer(token).await;
+        }
+        let Some(token) = self.services.cookies.session_token(headers) else { return Ok(None) };
+        let Some(session) = self.services.sessions.load(&token).await? else { return Ok(None) };
+        let user = self.user_of(&session, Credential::Cookie(session.id)).await?;
+        Ok(user.map(Principal::User))
+    }
+
+    /// Forgets a session that has ended, so that it ends on this server at once.
+    pub async fn forget_session(&self, id: SessionId) {
+        self.sessions.forget(&id).await;
+    }
+
+    /// Forgets everything about sessions and API tokens: after a user's rights have changed.
+    pub fn forget_users(&self) {
+        self.sessions.forget_all();
+        self.api_tokens.forget_all();
+    }
+
+    /// Forgets a collector that was revoked or deleted.
+    pub async fn forget_collector(&self, id: CollectorId) {
+        self.collectors.forget(&id).await;
+    }
+
+    /// The collector whose token this genuinely is, however old.
+    ///
+    /// # Errors
+    /// 503 when the keys cannot be had.
+    pub async fn collector_of_any_age(
+        &self,
+        headers: &HeaderMap,
+    ) -> Result<Option<GenuineCollector>, ApiError> {
+        let Some(token) = bearer(headers) else { return Ok(None) };
+        if let Some(aged) = accepted(self.services.collector_tokens.verify_ignoring_expiry(token).await)? {
+            return Ok(Some(GenuineCollector {
+                id: aged.claims.collector,
+                epoch: Some(aged.claims.epoch),
+                hostname: None,
+                expired_for: aged.expired_for,
+            }));
+        }
+        let legacy = self.services.legacy_collector_tokens.as_ref();
+        let claims = legacy.and_then(|verifier| verifier.verify_ignoring_expiry(token).ok());
+        Ok(claims.map(|claims| GenuineCollector {
+            id: claims.collector,
+            epoch: None,
+            hostname: claims.hostname,
+            expired_for: claims.expired_for,
+        }))
+    }
+
+    async fn identify_bearer(&self, token: &str) -> Result<Option<Principal>, ApiError> {
+        if let Ok(api_token) = token.parse::<ApiTokenText>() {
+            let digest = self.services.api_token_digester.digest(&api_token);
+            return Ok(self.identify_api_token(digest).await?.map(Principal::User));
+        }
+        if let Some(claims) = accepted(self.services.access_tokens.verify(token).await)? {
+            return Ok(self.identify_session(claims.session).await?.map(Principal::User));
+        }
+        let collector = match accepted(self.services.collector_tokens.verify(token).await)? {
+            Some(claims) => Some((claims.collector, Some(claims.epoch))),
+            None => {
+                let legacy = self.services.legacy_collector_tokens.as_ref();
+                legacy.and_then(|verifier| verifier.verify(token).ok()).map(|claims| (claims.collector, None))
+            }
+        };
+        match collector {
+            Some((id, epoch)) if self.is_in_force(id, epoch).await? => {
+                Ok(Some(Principal::Collector(CollectorPrincipal { id })))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    async fn identify_session(&self, id: SessionId) -> Result<Option<Arc<UserPrincipal>>, ApiError> {
+        let now = self.services.clock.now();
+        if let Some(principal) = self.sessions.recall(&id, now).await {
+            return Ok(Some(principal));
+        }
+        let Some(session) = self.services.sessions.find(id).await? else { return Ok(None) };
+        let principal = self.user_of(&session, Credential::AccessToken(id)).await?;
+        if let Some(principal) = &principal {
+            self.sessions.remember(id, Arc::clone(principal), now).await;
+        }
+        Ok(principal)
+    }
+
+    async fn user_of(
+        &self,
+        session: &Session,
+        credential: Credential,
+    ) -> Result<Option<Arc<UserPrincipal>>, ApiError> {
+        let Some(user) = self.services.users.find(session.user).await? else { return Ok(None) };
+        if !user.is_active {
+            return Ok(None);
+        }
+        if self.services.clock.now() - session.last_seen_at > TOUCH_EVERY {
+            self.services.sessions.touch(session.id).await?;
+        }
+        let username = user.username.as_str().to_owned();
+        Ok(Some(Arc::new(UserPrincipal { id: user.id, username, role: user.role, credential })))
+    }
+
+    async fn identify_api_token(&self, digest: TokenDigest) -> Result<Option<Arc<UserPrincipal>>, ApiError> {
+        let now = self.services.clock.now();
+        if let Some(principal) = self.api_tokens.recall(&digest, now).await {
+            return Ok(Some(principal));
+        }
+        let Some(token) = self.services.tokens.find(&digest).await? else { return Ok(None) };
+        let Some(user) = self.services.users.find(token.user).await? else { return Ok(None) };
+        if !user.is_active {
+            return Ok(None);
+        }
+        if token.last_used_at.is_none_or(|last| now - last > TOUCH_EVERY) {
+            self.services.tokens.record_use(token.id, now).await?;
+        }
+        let principal = Arc::new(UserPrincipal {
+            id: user.id,
+            username: user.username.as_str().to_owned(),
+            role: user.role,
+            credential: Credential::ApiToken(token.id, token.scopes),
+        });
+        self.api_tokens.remember(digest, Arc::clone(&principal), now).await;
+        Ok(Some(principal))
+    }
+
+    /// Whether the collector is neither deleted nor revoked, and the token not from before a revocation.
+    async fn is_in_force(&self, id: CollectorId, of_token: Option<Epoch>) -> Result<bool, ApiError> {
+        let now = self.services.clock.now();
+        let epoch = match self.collectors.recall(&id, now).await {
+            Some(epoch) => *epoch,
+            None => {
+                let mut connection = self.services.database.read().await?;
+                let standing = collectors::token_standing(&mut connection, id).await?;
+                let in_force = standing.filter(|it| it.revoked_at.is_none() && it.deleted_at.is_none());
+                let Some(standing) = in_force else { return Ok(false) };
+                self.collectors.remember(id, Arc::new(Epoch(standing.token_epoch)), now).await;
+                Epoch(standing.token_epoch)
+            }
+        };
+        // Tokens of another installation have no epoch: they are void once this one has raised it.
+        Ok(of_token.unwrap_or_default() >= epoch)
+    }
+}
+
+/// A collector that showed a token of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GenuineCollector {
+    /// The collector.
+    pub id: CollectorId,
+    /// The epoch of its token; `None` for tokens of another installation.
+    pub epoch: Option<Epoch>,
+    /// The host that the token of another installation names.
+    pub hostname: Option<String>,
+    /// For how long the token has been over; `None` if it is not.
+    pub expired_for: Option<Duration>,
+}
+
+/// A refused token is nobody's; keys that cannot be had are an outage.
+fn accepted<T>(verdict: Result<T, TokenError>) -> Result<Option<T>, ApiError> {
+    match verdict {
+        Ok(claims) => Ok(Some(claims)),
+        Err(TokenError::Refused(refusal)) => {
+            tracing::debug!(%refusal, "token refused");
+            Ok(None)
+        }
+        Err(error) => Err(ApiError::unavailable(error)),
+    }
+}
+
+/// The token of `Authorization: Bearer …` (RFC 6750). The scheme's name is matched without case (RFC 9110, 11.1).
+pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
+/// Good findings, each believed for [`STALENESS_BOUND`].
+#[derive(Debug)]
+struct Remembered<K: Hash + Eq + Send + Sync + 'static, V: Send + Sync + 'static>(
+    Cache<K, (Arc<V>, DateTime<Utc>)>,
+);
+
+impl<K: Hash + Eq + Send + Sync + 'static, V: Send + Sync + 'static> Remembered<K, V> {
+    fn new() -> Self {
+        Self(Cache::builder().max_capacity(100_000).time_to_live(Duration::from_secs(10)).build())
+    }
+
+    async fn recall(&self, key: &K, now: DateTime<Utc>) -> Option<Arc<V>> {
+        let (value, found_at) = self.0.get(key).await?;
+        // A clock that was set back must not keep a finding alive.
+        (found_at <= now && now - found_at < STALENESS_BOUND).then_some(value)
+    }
+
+    async fn remember(&self, key: K, value: Arc<V>, now: DateTime<Utc>) {
+        self.0.insert(key, (value, now)).await;
+    }
+
+    async fn forget(&self, key: &K) {
+        self.0.invalidate(key).await;
+    }
+
+    fn forget_all(&self) {
+        self.0.invalidate_all();
+    }
+}

@@ -1,0 +1,292 @@
+//! The one place where configuration becomes objects.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use pganalytics_auth::local::{
+    InvalidPasswordHasherConfig, LocalAuthProvider, PasswordHasher, PasswordHasherConfig,
+};
+use pganalytics_auth::token::{
+    AccessTokenIssuer, AccessTokenVerifier, ApiTokenDigester, CollectorTokenIssuer, CollectorTokenVerifier,
+    EmptyLegacySecret, KeySet, KeySetConfig, LegacyCollectorVerifier, TokenIssuerConfig, TokenVerifierConfig,
+};
+use pganalytics_core::auth::{AuthProvider, ProviderId};
+use pganalytics_core::clock::{Clock, SystemClock};
+use pganalytics_core::ids::InstanceId;
+use pganalytics_core::keys::{KeyManager, KeyName};
+use pganalytics_core::random::{OsRandom, Random};
+use pganalytics_core::session::MemorySessionStore;
+use pganalytics_core::signing::Signer;
+use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig, Ed25519SignerError};
+use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig, FileKeyManagerError};
+use pganalytics_store::postgres::{
+    Database, PostgresConfig, PostgresSigningKeyStore, PostgresTokenStore, PostgresUserStore, StoreError,
+};
+
+use crate::api::RateLimits;
+use crate::app::{App, Services};
+use crate::config::{DatabaseConfig, KeyManagerConfig, PasswordConfig, ServerConfig};
+use crate::cookies::Cookies;
+use crate::identity::{Identity, IdentityServices};
+use crate::lifecycle::Lifecycle;
+use crate::secret_ref::{SecretRef, SecretRefError};
+
+/// The key-encryption key that wraps signing keys.
+const SIGNING_KEY_WRAPPING: &str = "signing";
+
+/// Whom access tokens are for.
+const API_AUDIENCE: &str = "pganalytics-api";
+
+/// Whom tokens of collectors are for.
+const COLLECTOR_AUDIENCE: &str = "pganalytics-collectors";
+
+/// Why the services could not be made.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WiringError {
+    /// A secret that the configuration refers to cannot be read.
+    #[error("`{setting}` cannot be read")]
+    Secret {
+        /// The setting.
+        setting: &'static str,
+        /// What is wrong.
+        source: SecretRefError,
+    },
+    /// The parameters of local passwords do not fit together.
+    #[error("`auth.passwords` is wrong")]
+    Passwords(#[source] InvalidPasswordHasherConfig),
+    /// The keys cannot be used. Nothing was made in their place.
+    #[error("`keys` cannot be used")]
+    Keys(#[source] FileKeyManagerError),
+    /// The signing keys cannot be used.
+    #[error("signing keys cannot be used")]
+    SigningKeys(#[source] Ed25519SignerError),
+    /// The secret of the older installation cannot be one.
+    #[error("`collectors.legacy_token_secret` cannot be used")]
+    LegacySecret(#[source] EmptyLegacySecret),
+    /// The database cannot be used.
+    #[error("database cannot be used")]
+    Database(#[source] StoreError),
+}
+
+/// What exists once in a process, whatever the configuration.
+#[derive(Debug)]
+pub struct Process {
+    /// What `/metrics` shows.
+    pub prometheus: PrometheusHandle,
+    /// Whether the server is starting, serving or going down.
+    pub lifecycle: Lifecycle,
+}
+
+/// The database of the configuration. No connection is opened yet.
+///
+/// # Errors
+/// When an address cannot be read.
+pub fn database(config: &DatabaseConfig) -> Result<Database, WiringError> {
+    Database::new(&postgres_config(config)?).map_err(WiringError::Database)
+}
+
+/// The database as its owner, for migrations.
+///
+/// # Errors
+/// When an address cannot be read.
+pub fn owner_database(config: &DatabaseConfig) -> Result<Database, WiringError> {
+    let mut postgres = postgres_config(config)?;
+    let owner = config.owner_url.as_ref().or(config.direct_url.as_ref()).unwrap_or(&config.url);
+    postgres.url = secret("database.owner_url", owner)?;
+    postgres.direct_url = None;
+    postgres.transaction_pooler = false;
+    Database::new(&postgres).map_err(WiringError::Database)
+}
+
+/// Everything that requests need. Asks the database for the signing keys.
+///
+/// # Errors
+/// When something that the configuration names cannot be used.
+pub async fn services(config: ServerConfig, process: Process) -> Result<App, WiringError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let random: Arc<dyn Random> = Arc::new(OsRandom);
+    let database = database(&config.database)?;
+    let users = Arc::new(PostgresUserStore::new(database.clone(), Arc::clone(&clock)));
+    let sessions = Arc::new(MemorySessionStore::new(Arc::clone(&clock), Arc::clone(&random)));
+    let tokens = Arc::new(PostgresTokenStore::new(database.clone(), Arc::clone(&clock)));
+    let passwords = Arc::new(password_hasher(&config.auth.passwords)?);
+    let local = ProviderId("local".into());
+    let sign_in: Arc<dyn AuthProvider> =
+        Arc::new(LocalAuthProvider::new(local, users.clone(), Arc::clone(&passwords), Arc::clone(&clock)));
+    let signer = signer(&config.keys, &database, &clock).await?;
+    let keys = Arc::new(KeySet::new(Arc::clone(&signer), Arc::clone(&clock), KeySetConfig::default()));
+    let cookies = Cookies::new(config.http.public_url.scheme() == "https");
+    let identity = Identity::new(IdentityServices {
+        clock: Arc::clone(&clock),
+        cookies,
+        database: database.clone(),
+        users: users.clone(),
+        sessions: sessions.clone(),
+        tokens: tokens.clone(),
+        api_token_digester: ApiTokenDigester::new(),
+        access_tokens: AccessTokenVerifier::new(
+            Arc::clone(&keys),
+            Arc::clone(&clock),
+            verifier(&config, API_AUDIENCE),
+        ),
+        collector_tokens: CollectorTokenVerifier::new(
+            Arc::clone(&keys),
+            Arc::clone(&clock),
+            verifier(&config, COLLECTOR_AUDIENCE),
+        ),
+        legacy_collector_tokens: legacy_verifier(&config, &clock)?,
+    });
+    Ok(Arc::new(Services {
+        instance: InstanceId::generate(&*clock, &*random),
+        lifecycle: process.lifecycle,
+        started_at: clock.now(),
+        access_tokens: access_issuer(&config, &signer, &clock, &random),
+        collector_tokens: collector_issuer(&config, &signer, &clock, &random),
+        keys,
+        rate_limits: RateLimits::new(&config.limits),
+        prometheus: process.prometheus,
+        config,
+        clock,
+        random,
+        database,
+        users,
+        sessions,
+        tokens,
+        sign_in,
+        passwords,
+        identity,
+        cookies,
+    }))
+}
+
+/// Makes sure that everything the configuration names on this machine can be used, without asking the database.
+///
+/// # Errors
+/// What is wrong first.
+pub fn check(config: &ServerConfig) -> Result<(), WiringError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    postgres_config(&config.database)?;
+    password_hasher(&config.auth.passwords)?;
+    key_manager(&config.keys, &clock)?;
+    legacy_verifier(config, &clock)?;
+    if let Some(reference) = &config.collectors.registration_secret {
+        secret("collectors.registration_secret", reference)?;
+    }
+    Ok(())
+}
+
+async fn signer(
+    config: &KeyManagerConfig,
+    database: &Database,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<dyn Signer>, WiringError> {
+    let wrapping = signing_key_wrapping();
+    let keys = key_manager(config, clock)?;
+    let store = Arc::new(PostgresSigningKeyStore::new(database.clone()));
+    let signer = Ed25519Signer::connect(store, keys, Arc::clone(clock), Ed25519SignerConfig::new(wrapping));
+    Ok(Arc::new(signer.await.map_err(WiringError::SigningKeys)?))
+}
+
+fn key_manager(
+    config: &KeyManagerConfig,
+    clock: &Arc<dyn Clock>,
+) -> Result<Arc<dyn KeyManager>, WiringError> {
+    match config {
+        KeyManagerConfig::File(file) => {
+            let manager = FileKeyManager::open(&FileKeyManagerConfig::new(&file.path), Arc::clone(clock));
+            Ok(Arc::new(manager.map_err(WiringError::Keys)?))
+        }
+    }
+}
+
+/// Makes the folder with the keys that a server needs, where there is none. For dev mode and for `keys init`: a server
+/// never makes its keys by itself.
+///
+/// # Errors
+/// When the folder cannot be made or is not private.
+pub fn create_keys(config: &KeyManagerConfig) -> Result<(), WiringError> {
+    match config {
+        KeyManagerConfig::File(file) => {
+            let folder = FileKeyManagerConfig::new(&file.path).creating([signing_key_wrapping()]);
+            FileKeyManager::open(&folder, Arc::new(SystemClock)).map(drop).map_err(WiringError::Keys)
+        }
+    }
+}
+
+fn signing_key_wrapping() -> KeyName {
+    SIGNING_KEY_WRAPPING.parse().expect("the constant is a key name")
+}
+
+fn issuer_name(config: &ServerConfig) -> &str {
+    config.http.public_url.as_str().trim_end_matches('/')
+}
+
+fn verifier(config: &ServerConfig, audience: &str) -> TokenVerifierConfig {
+    TokenVerifierConfig::new(issuer_name(config), audience)
+}
+
+fn access_issuer(
+    config: &ServerConfig,
+    signer: &Arc<dyn Signer>,
+    clock: &Arc<dyn Clock>,
+    random: &Arc<dyn Random>,
+) -> AccessTokenIssuer {
+    let lifetime = config.auth.access_token_lifetime_seconds.as_duration();
+    let tokens = TokenIssuerConfig::access(issuer_name(config), API_AUDIENCE).with_lifetime(lifetime);
+    AccessTokenIssuer::new(Arc::clone(signer), Arc::clone(clock), Arc::clone(random), tokens)
+}
+
+fn collector_issuer(
+    config: &ServerConfig,
+    signer: &Arc<dyn Signer>,
+    clock: &Arc<dyn Clock>,
+    random: &Arc<dyn Random>,
+) -> CollectorTokenIssuer {
+    let lifetime = config.collectors.token_lifetime_seconds.as_duration();
+    let tokens =
+        TokenIssuerConfig::collector(issuer_name(config), COLLECTOR_AUDIENCE).with_lifetime(lifetime);
+    CollectorTokenIssuer::new(Arc::clone(signer), Arc::clone(clock), Arc::clone(random), tokens)
+}
+
+fn legacy_verifier(
+    config: &ServerConfig,
+    clock: &Arc<dyn Clock>,
+) -> Result<Option<LegacyCollectorVerifier>, WiringError> {
+    let Some(reference) = &config.collectors.legacy_token_secret else { return Ok(None) };
+    let text = secret("collectors.legacy_token_secret", reference)?;
+    LegacyCollectorVerifier::new(&text, Arc::clone(clock)).map(Some).map_err(WiringError::LegacySecret)
+}
+
+/// The hasher of local passwords.
+///
+/// # Errors
+/// When the parameters do not fit together.
+pub fn password_hasher(config: &PasswordConfig) -> Result<PasswordHasher, WiringError> {
+    let concurrency = NonZeroUsize::new(config.max_concurrent.as_usize()).unwrap_or(NonZeroUsize::MIN);
+    let hasher = PasswordHasherConfig::default()
+        .with_cost(config.memory_kib.as_u32(), config.iterations.as_u32(), 1)
+        .with_concurrency(concurrency, config.max_waiting.as_usize());
+    PasswordHasher::new(hasher).map_err(WiringError::Passwords)
+}
+
+fn postgres_config(config: &DatabaseConfig) -> Result<PostgresConfig, WiringError> {
+    let mut postgres = PostgresConfig::new(secret("database.url", &config.url)?);
+    if let Some(direct) = &config.direct_url {
+        postgres.direct_url = Some(secret("database.direct_url", direct)?);
+    }
+    postgres.transaction_pooler = config.transaction_pooler;
+    postgres.max_connections = config.max_connections.as_u32();
+    postgres.acquire_timeout = config.acquire_timeout_seconds.as_duration();
+    postgres.statement_timeout = config.statement_timeout_seconds.as_duration();
+    postgres.application_name = "pganalytics-api".into();
+    Ok(postgres)
+}
+
+fn secret(
+    setting: &'static str,
+    reference: &SecretRef,
+) -> Result<pganalytics_core::secret::SecretString, WiringError> {
+    reference.read().map_err(|source| WiringError::Secret { setting, source })
+}
