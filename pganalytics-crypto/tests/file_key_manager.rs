@@ -8,7 +8,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pganalytics_core::error::{PortError, Retry};
 use pganalytics_core::keys::{DataKey, KeyContext, KeyError, KeyManager, KeyName, KeyVersion, WrappedKey};
-use pganalytics_core::testing::ManualClock;
+use pganalytics_core::testing::key_manager::KeyManagerFixture;
+use pganalytics_core::testing::{ManualClock, Subject};
 use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig, FileKeyManagerError};
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -44,6 +45,23 @@ fn assert_undecryptable(result: Result<DataKey, KeyError>, case: &str) {
         Err(error) => panic!("{case}: {error:?}"),
         Ok(_) => panic!("{case}: accepted"),
     }
+}
+
+async fn rotated_elsewhere() -> Option<KeyManagerFixture> {
+    let folder = folder();
+    let manager = open(folder.path(), &["orders", "people"]).unwrap();
+    let other_process = open(folder.path(), &[]).unwrap();
+    let rotation = async move {
+        other_process.rotate(&name("orders")).await.unwrap();
+        Arc::new(other_process) as Arc<dyn KeyManager>
+    };
+    let subject = Subject::manual(Arc::new(manager) as Arc<dyn KeyManager>, ManualClock::new());
+    let keys = [name("orders"), name("people")];
+    Some(KeyManagerFixture::new(subject.keeping(folder), keys).with_rotation(rotation))
+}
+
+mod contract {
+    pganalytics_core::key_manager_contract!(super::rotated_elsewhere());
 }
 
 #[tokio::test]
