@@ -152,6 +152,7 @@ impl Collector {
             now,
             config_version,
             failures: &collected.failures,
+            unavailable: &collected.unavailable,
             spool: self.shared.spool().status(),
             duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         };

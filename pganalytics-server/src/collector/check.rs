@@ -11,7 +11,7 @@ use super::client::CallError;
 use super::config::CollectorConfig;
 use super::identity::read_credentials;
 use super::link::client_for;
-use super::session::{Instance, Session, SessionError};
+use super::session::{Facts, Instance, Session, SessionError};
 use super::sources::{Layout, Source, postgres_sources};
 
 /// Everything that was tried.
@@ -250,7 +250,13 @@ impl InstanceCheck {
                     self.add(source.kind(), Some(database.clone()), outcome);
                 }
                 Layout::PerDatabaseAtOnce if statements.as_ref().is_none_or(|outcome| !outcome.is_fine()) => {
-                    if let Some(version) = session.facts.statements_version().map(str::to_owned) {
+                    let facts = session.facts.clone();
+                    if let Some(version) = facts.statements_version() {
+                        if let Some(schema) = facts.closed_statements_schema() {
+                            let [schema, role] = [schema, &facts.role].map(quoted);
+                            self.advice
+                                .push(format!("GRANT USAGE ON SCHEMA {schema} TO {role};  -- in {database}"));
+                        }
                         let mut outcome = read(source.as_ref(), session).await;
                         if outcome.detail.is_empty() {
                             outcome.detail = format!("version {version}, through database {database}");
@@ -265,9 +271,6 @@ impl InstanceCheck {
 
     async fn finish_statements(&mut self, statements: Option<Outcome>, home: &mut Session) {
         if let Some(outcome) = statements {
-            if !outcome.is_fine() {
-                self.advise_on_statements(home).await;
-            }
             return self.add("pg_query_stats", None, outcome);
         }
         self.advise_on_statements(home).await;
@@ -278,9 +281,7 @@ impl InstanceCheck {
     async fn advise_on_statements(&mut self, home: &mut Session) {
         // A role that may not see the setting is told to look for itself.
         if !matches!(home.preloads_statements().await, Ok(Some(true))) {
-            self.advice.push(
-                "shared_preload_libraries = 'pg_stat_statements' in postgresql.conf, then a restart".into(),
-            );
+            self.advice.push("shared_preload_libraries = 'pg_stat_statements' and a restart".into());
         }
         let database = quoted(&home.facts.database);
         self.advice.push(format!("CREATE EXTENSION pg_stat_statements;  -- in {database}, as a superuser"));
@@ -301,7 +302,30 @@ async fn read(source: &dyn Source, session: &mut Session) -> Outcome {
         count if count == sections.len() => State::Failed,
         _ => State::Partial,
     };
-    Outcome::new(state, failed.join("; "))
+    match hidden(source.kind(), &session.facts) {
+        Some(hidden) if state != State::Failed => {
+            failed.push(hidden.to_owned());
+            Outcome::new(State::Partial, failed.join("; "))
+        }
+        _ => Outcome::new(state, failed.join("; ")),
+    }
+}
+
+/// What PostgreSQL leaves out of an answer, without an error, for a role that may not see it.
+fn hidden(kind: &str, facts: &Facts) -> Option<&'static str> {
+    let reason = match kind {
+        "pg_query_stats" => "the statements of other roles are hidden",
+        "pg_activity" | "pg_connections" | "pg_locks" => {
+            "what other roles' sessions do and wait for is hidden"
+        }
+        "pg_replication" => "the positions of standbys are hidden",
+        "pg_settings" => {
+            return (!facts.reads_all_settings)
+                .then_some("paths and other settings of superusers are hidden");
+        }
+        _ => return None,
+    };
+    (!facts.reads_all_stats).then_some(reason)
 }
 
 fn connection_advice(error: &SessionError) -> String {

@@ -276,10 +276,9 @@ impl CollectorConfig {
     pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
         let mut figment = Figment::from(Serialized::defaults(Self::default()));
         if let Some(path) = file {
-            let text = std::fs::read_to_string(path)
+            // figment takes a file that is not there for an empty one.
+            std::fs::File::open(path)
                 .map_err(|error| ConfigError::one(format!("{}: cannot be read: {error}", path.display())))?;
-            // Parsed by path, so that faults name the file.
-            drop(text);
             figment = figment.merge(Toml::file_exact(path));
         }
         let figment = figment.merge(Env::prefixed(ENVIRONMENT).split("__"));
@@ -324,7 +323,7 @@ impl CollectorConfig {
         faults.range("schedule.interval_seconds", schedule.interval_seconds, 1, 86_400);
         faults.range("schedule.slow_interval_seconds", schedule.slow_interval_seconds, 1, 86_400);
         faults.range("schedule.config_pull_seconds", schedule.config_pull_seconds, 1, 86_400);
-        faults.range("spool.max_bytes", self.spool.max_bytes, 1 << 20, 1 << 40);
+        faults.range("spool.max_bytes", self.spool.max_bytes, 1 << 16, 1 << 40);
         let postgres = &self.postgres;
         faults.range("postgres.connect_timeout_seconds", postgres.connect_timeout_seconds, 1, 300);
         faults.range("postgres.statement_timeout_ms", postgres.statement_timeout_ms, 10, 600_000);
@@ -419,10 +418,15 @@ impl Faults {
 
 impl Fault {
     fn locate(&self, figment: &Figment) -> String {
-        match figment.find_metadata(&self.key).and_then(|metadata| metadata.source.as_ref()) {
-            Some(source) => format!("{source}: {self}"),
-            None => self.to_string(),
+        // Items of a list are not found by themselves, only the list is.
+        let mut key = Some(self.key.as_str());
+        while let Some(path) = key {
+            if let Some(source) = figment.find_metadata(path).and_then(|metadata| metadata.source.as_ref()) {
+                return format!("{source}: {self}");
+            }
+            key = path.rsplit_once('.').map(|(parent, _)| parent);
         }
+        self.to_string()
     }
 }
 

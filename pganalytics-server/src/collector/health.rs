@@ -37,6 +37,7 @@ pub(super) struct Report<'a> {
     pub now: DateTime<Utc>,
     pub config_version: Option<i64>,
     pub failures: &'a [Failure],
+    pub unavailable: &'a [String],
     pub spool: SpoolStatus,
     /// How long the collection took, in milliseconds.
     pub duration_ms: u64,
@@ -68,6 +69,7 @@ impl Health {
             ("collection_duration_ms".to_owned(), value(&report.duration_ms)),
             ("collection_errors".to_owned(), value(&told)),
             ("collection_error_count".to_owned(), value(&report.failures.len())),
+            ("unavailable".to_owned(), value(&report.unavailable)),
             ("spool".to_owned(), value(&report.spool)),
             ("pushes".to_owned(), value(&self.pushes)),
         ]);

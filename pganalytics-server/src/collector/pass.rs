@@ -61,6 +61,8 @@ pub(super) struct Wanted {
 pub(super) struct Collected {
     pub entries: Vec<Fields>,
     pub failures: Vec<Failure>,
+    /// Types that an instance has nothing to tell about, for example without an extension.
+    pub unavailable: Vec<String>,
 }
 
 /// A part that could not be collected.
@@ -104,6 +106,7 @@ impl Collection {
         while let Some(pass) = passes.next().await {
             collected.entries.extend(pass.entries);
             collected.failures.extend(pass.failures);
+            collected.unavailable.extend(pass.unavailable);
         }
         collected
     }
@@ -198,9 +201,8 @@ impl InstancePass<'_> {
                 Err(error) => self.fail("connection", Some(database), &error),
             }
         }
-        for source in once {
-            self.fail(source.kind(), None, &SessionError::NotHere);
-        }
+        let unavailable = once.iter().map(|source| format!("{}: {}", self.name, source.kind()));
+        self.collected.unavailable.extend(unavailable);
         self.finish_keyed();
     }
 

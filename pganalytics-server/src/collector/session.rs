@@ -45,10 +45,16 @@ pub(super) struct Facts {
     pub server_version: i32,
     pub database: String,
     pub role: String,
-    pub is_superuser: bool,
+    /// Whether this role may do what `pg_monitor` may.
     pub has_pg_monitor: bool,
+    /// Whether it sees what other roles' sessions and statements are.
+    pub reads_all_stats: bool,
+    pub reads_all_settings: bool,
     /// The version of the extension `pg_stat_statements` in this database.
     statements_version: Option<String>,
+    statements_schema: Option<String>,
+    /// Whether this role may use the extension's schema, which is anybody's choice.
+    uses_statements_schema: Option<bool>,
 }
 
 /// A query could not be answered.
@@ -64,6 +70,9 @@ pub(super) enum SessionError {
     Lost,
     #[error("PostgreSQL 13 or newer is needed, this is version {0}")]
     TooOld(i32),
+    /// PostgreSQL itself would only say that there is no such view.
+    #[error("the role may not use schema `{0}`, where pg_stat_statements is")]
+    ClosedSchema(String),
     /// The server or database lacks what the section needs.
     #[error("not available here")]
     NotHere,
@@ -128,6 +137,9 @@ impl Session {
         let (since, sql) =
             section.queries.iter().find(|(since, _)| self.facts.has(*since)).ok_or(SessionError::NotHere)?;
         if let Since::Statements(..) = since {
+            if let Some(schema) = self.facts.closed_statements_schema() {
+                return Err(SessionError::ClosedSchema(schema.to_owned()));
+            }
             self.bounded(async |connection| see_statements(connection).await).await?;
             let answer = self.json(section.bound, sql).await;
             let restored = self.bounded(async |connection| see_catalog_only(connection).await).await;
@@ -244,6 +256,11 @@ impl Facts {
         self.statements_version.as_deref()
     }
 
+    /// The schema of `pg_stat_statements`, when this role may not use it.
+    pub(super) fn closed_statements_schema(&self) -> Option<&str> {
+        self.statements_schema.as_deref().filter(|_| self.uses_statements_schema == Some(false))
+    }
+
     /// The server's version for people: `15.3`.
     pub(super) fn version_text(&self) -> String {
         format!("{}.{}", self.server_version / 10_000, self.server_version % 10_000)
@@ -256,13 +273,20 @@ const SET_UP: &str =
     set_config('idle_in_transaction_session_timeout', '10s', false),
     set_config('default_transaction_read_only', 'on', false),
     set_config('search_path', 'pg_catalog, pg_temp', false),
-    set_config('jit', 'off', false)";
+    set_config('jit', 'off', false),
+    -- A database without an encoding may hold bytes that are not UTF-8; the server would refuse to send them as such.
+    set_config('client_encoding',
+        CASE WHEN current_setting('server_encoding') = 'SQL_ASCII' THEN 'SQL_ASCII' ELSE 'UTF8' END, false)";
 
 const FACTS: &str = "SELECT current_setting('server_version_num')::int AS server_version,
     current_database()::text AS database, current_user::text AS role,
-    (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) AS is_superuser,
     pg_has_role('pg_monitor', 'USAGE') AS has_pg_monitor,
-    (SELECT extversion FROM pg_extension WHERE extname = 'pg_stat_statements') AS statements_version";
+    pg_has_role('pg_read_all_stats', 'USAGE') AS reads_all_stats,
+    pg_has_role('pg_read_all_settings', 'USAGE') AS reads_all_settings,
+    e.extversion AS statements_version, n.nspname::text AS statements_schema,
+    has_schema_privilege(n.oid, 'USAGE') AS uses_statements_schema
+    FROM (SELECT 1) one LEFT JOIN pg_extension e ON e.extname = 'pg_stat_statements'
+        LEFT JOIN pg_namespace n ON n.oid = e.extnamespace";
 
 /// Databases that were left half-dropped have a connection limit of -2, since PostgreSQL 15.4 and its contemporaries.
 const DATABASES: &str = "SELECT datname::text FROM pg_database
@@ -283,7 +307,7 @@ async fn set_up(connection: &mut PgConnection, limits: &PostgresSection) -> Resu
     sqlx::query_as(FACTS).persistent(false).fetch_one(connection).await
 }
 
-/// The extension's schema is anybody's choice. The system's own names still come first.
+/// The system's own names still come first.
 async fn see_statements(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let sql = "SELECT set_config('search_path', 'pg_catalog, ' || quote_ident(n.nspname) || ', pg_temp', false)
         FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.extname = 'pg_stat_statements'";
@@ -330,9 +354,12 @@ mod tests {
             server_version: 150_000,
             database: "shop".into(),
             role: "mon".into(),
-            is_superuser: false,
             has_pg_monitor: true,
+            reads_all_stats: true,
+            reads_all_settings: true,
             statements_version: version.map(str::to_owned),
+            statements_schema: None,
+            uses_statements_schema: None,
         };
         assert!(facts(Some("1.10")).has(Since::Statements(1, 8)));
         assert!(!facts(Some("1.10")).has(Since::Statements(1, 11)));
@@ -340,6 +367,58 @@ mod tests {
         assert!(!facts(Some("odd")).has(Since::Statements(1, 8)));
         assert!(facts(None).has(Since::Server(140_000)));
         assert_eq!(facts(None).version_text(), "15.0");
+    }
+
+    /// A session with short limits, and a section that asks one question.
+    async fn session() -> Option<Session> {
+        let server = pganalytics_testkit::postgres(pganalytics_testkit::Profile::Fast).await?;
+        let instance = Instance::new(InstanceSection::new("main", server.url()), None).unwrap();
+        let limits =
+            PostgresSection { statement_timeout_ms: 300, lock_timeout_ms: 100, ..PostgresSection::default() };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        Some(Session::open(&instance, None, &limits, deadline).await.unwrap())
+    }
+
+    macro_rules! question {
+        ($sql:literal) => {
+            const { &Section::object("question", &[(Since::Always, $sql)]) }
+        };
+    }
+
+    #[tokio::test]
+    async fn a_session_cannot_write() {
+        let Some(mut session) = session().await else { return };
+        let create = session.read(question!("CREATE TABLE written (a int)")).await.unwrap_err().to_string();
+        assert_eq!(create, "cannot execute CREATE TABLE in a read-only transaction (25006)");
+        session.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_slow_question_is_cut_off_and_the_next_is_answered() {
+        let Some(mut session) = session().await else { return };
+        let slow =
+            session.read(question!("SELECT to_json(pg_sleep(60)::text)")).await.unwrap_err().to_string();
+        assert_eq!(slow, "canceling statement due to statement timeout (57014)");
+        assert_eq!(session.read(question!("SELECT '[1]'::json")).await.unwrap(), "[1]");
+        session.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_fails_what_follows_at_once() {
+        let Some(mut session) = session().await else { return };
+        session.read(question!("SELECT to_json(pg_terminate_backend(pg_backend_pid()))")).await.unwrap_err();
+        let next = session.read(question!("SELECT '[1]'::json")).await.unwrap_err();
+        assert!(matches!(next, SessionError::Lost | SessionError::Postgres(_)), "{next}");
+        assert!(matches!(session.read(question!("SELECT '[1]'::json")).await, Err(SessionError::Lost)));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_asked_after_the_deadline() {
+        let Some(mut session) = session().await else { return };
+        session.deadline = Instant::now();
+        let late = session.read(question!("SELECT '[1]'::json")).await;
+        assert!(matches!(late, Err(SessionError::Deadline)));
+        session.close().await;
     }
 
     #[test]

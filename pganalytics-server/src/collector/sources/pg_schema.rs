@@ -1,6 +1,7 @@
 //! `pg_schema`: tables, columns, constraints, foreign keys, indexes and triggers.
 //!
-//! Read from the catalogs: the information schema shows a role only what the role may use.
+//! Read from the catalogs: the information schema shows a role only what the role may use. What PostgreSQL can only
+//! tell with a lock on the table, sizes and definitions, is estimated or left out while somebody else has it locked.
 
 use super::source::{Layout, Pace, Section, Since, SqlSource};
 use super::sql::{locked, rows, user_schema};
@@ -49,9 +50,13 @@ const TABLES: &str = rows!(
 );
 
 const COLUMNS: &str = rows!(
-    "SELECT n.nspname AS schema, c.relname AS table, a.attname AS name,
+    "WITH ",
+    locked!(),
+    " SELECT n.nspname AS schema, c.relname AS table, a.attname AS name,
         format_type(a.atttypid, NULL) AS data_type, NOT a.attnotnull AS is_nullable,
-        coalesce(pg_get_expr(d.adbin, d.adrelid), '') AS default, a.attnum AS position,
+        CASE WHEN d.oid IS NULL THEN '' WHEN d.adrelid IN (SELECT relid FROM locked) THEN NULL
+            ELSE left(pg_get_expr(d.adbin, d.adrelid), 10000) END AS default,
+        a.attnum AS position,
         CASE WHEN a.atttypid IN (1042, 1043) AND a.atttypmod > 4 THEN a.atttypmod - 4
             WHEN a.atttypid IN (1560, 1562) AND a.atttypmod > 0 THEN a.atttypmod END AS max_length,
         CASE a.atttypid WHEN 21 THEN 16 WHEN 23 THEN 32 WHEN 20 THEN 64 WHEN 700 THEN 24 WHEN 701 THEN 53
@@ -68,13 +73,15 @@ const COLUMNS: &str = rows!(
 );
 
 const CONSTRAINTS: &str = rows!(
-    "SELECT n.nspname AS schema, c.relname AS table, k.conname AS name,
+    "WITH ",
+    locked!(),
+    " SELECT n.nspname AS schema, c.relname AS table, k.conname AS name,
         CASE k.contype WHEN 'p' THEN 'PRIMARY KEY' WHEN 'u' THEN 'UNIQUE' WHEN 'f' THEN 'FOREIGN KEY'
             WHEN 'x' THEN 'EXCLUDE' ELSE 'CHECK' END AS type,
         CASE WHEN k.contype = 'c' THEN '' ELSE coalesce((SELECT string_agg(a.attname, ',' ORDER BY u.place)
             FROM unnest(k.conkey) WITH ORDINALITY AS u (attnum, place)
             JOIN pg_attribute a ON a.attrelid = k.conrelid AND a.attnum = u.attnum), '') END AS columns,
-        CASE WHEN k.contype IN ('c', 'x') THEN left(pg_get_constraintdef(k.oid), 10000) END AS definition,
+        CASE WHEN k.contype IN ('c', 'x') AND k.conrelid NOT IN (SELECT relid FROM locked) THEN left(pg_get_constraintdef(k.oid), 10000) END AS definition,
         k.convalidated AS is_validated
     FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid
         JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -115,7 +122,7 @@ const INDEXES: &str = rows!(
     user_schema!("n.nspname"),
     " ORDER BY n.nspname, t.relname, c.relname LIMIT $1::int)
     SELECT p.nspname AS schema, p.relname AS table, p.index_name AS name,
-        left(pg_get_indexdef(p.oid), 10000) AS definition, s.scans,
+        CASE WHEN NOT s.locked THEN left(pg_get_indexdef(p.oid), 10000) END AS definition, s.scans,
         pg_stat_get_tuples_returned(p.oid) AS tuples_read, pg_stat_get_tuples_fetched(p.oid) AS tuples_fetched,
         s.bytes / 1048576 AS index_size_mb, pg_size_pretty(s.bytes) AS size, s.bytes AS size_bytes,
         CASE WHEN s.scans = 0 THEN 'UNUSED' WHEN s.scans < 100 THEN 'RARELY_USED' ELSE 'ACTIVE' END
@@ -123,21 +130,25 @@ const INDEXES: &str = rows!(
         p.indisprimary AS is_primary, p.indisunique AS is_unique, p.indisvalid AS is_valid,
         p.oid::bigint AS index_oid
     FROM picked p CROSS JOIN LATERAL (
-        SELECT coalesce(pg_stat_get_numscans(p.oid), 0) AS scans,
-            CASE WHEN p.relid IN (SELECT relid FROM locked)
-                THEN p.relpages::bigint * current_setting('block_size')::bigint
-                ELSE pg_relation_size(p.oid) END AS bytes) s
+        SELECT k.locked, coalesce(pg_stat_get_numscans(p.oid), 0) AS scans,
+            CASE WHEN k.locked THEN p.relpages::bigint * current_setting('block_size')::bigint
+                ELSE pg_relation_size(p.oid) END AS bytes
+        FROM (SELECT p.relid IN (SELECT relid FROM locked) AS locked) k) s
     ORDER BY p.nspname, p.relname, p.index_name"
 );
 
 /// One row an event, as the information schema has it. The bits of `tgtype` are those of PostgreSQL's
 /// `catalog/pg_trigger.h`.
 const TRIGGERS: &str = rows!(
-    "SELECT n.nspname AS schema, t.tgname AS name, e.event, n.nspname AS table_schema, c.relname AS table,
+    "WITH ",
+    locked!(),
+    " SELECT n.nspname AS schema, t.tgname AS name, e.event, n.nspname AS table_schema, c.relname AS table,
         CASE WHEN t.tgtype & 2 <> 0 THEN 'BEFORE' WHEN t.tgtype & 64 <> 0 THEN 'INSTEAD OF' ELSE 'AFTER' END
             AS timing,
         CASE WHEN t.tgtype & 1 <> 0 THEN 'ROW' ELSE 'STATEMENT' END AS orientation,
-        left(substring(pg_get_triggerdef(t.oid) FROM 'EXECUTE (?:FUNCTION|PROCEDURE) .*$'), 10000) AS statement,
+        CASE WHEN t.tgrelid NOT IN (SELECT relid FROM locked) THEN
+            left(substring(pg_get_triggerdef(t.oid) FROM 'EXECUTE (?:FUNCTION|PROCEDURE) .*$'), 10000) END
+            AS statement,
         t.tgenabled <> 'D' AS is_enabled
     FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace
         JOIN (VALUES (4, 'INSERT'), (8, 'DELETE'), (16, 'UPDATE'), (32, 'TRUNCATE')) AS e (bit, event)

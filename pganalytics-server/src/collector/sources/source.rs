@@ -122,22 +122,34 @@ impl Source for SqlSource {
 
 impl Section {
     /// A field with at most the configured number of top rows.
-    pub(super) const fn top(name: &'static str, queries: &'static [(Since, &'static str)]) -> Self {
+    pub(in crate::collector) const fn top(
+        name: &'static str,
+        queries: &'static [(Since, &'static str)],
+    ) -> Self {
         Self { name, place: Place::Field, bound: Bound::Top, queries }
     }
 
     /// A field with the rows of a catalog.
-    pub(super) const fn catalog(name: &'static str, queries: &'static [(Since, &'static str)]) -> Self {
+    pub(in crate::collector) const fn catalog(
+        name: &'static str,
+        queries: &'static [(Since, &'static str)],
+    ) -> Self {
         Self { name, place: Place::Field, bound: Bound::Catalog, queries }
     }
 
     /// A field that holds one object.
-    pub(super) const fn object(name: &'static str, queries: &'static [(Since, &'static str)]) -> Self {
+    pub(in crate::collector) const fn object(
+        name: &'static str,
+        queries: &'static [(Since, &'static str)],
+    ) -> Self {
         Self { name, place: Place::Field, bound: Bound::One, queries }
     }
 
     /// An object whose fields are fields of the entry.
-    pub(super) const fn inline(name: &'static str, queries: &'static [(Since, &'static str)]) -> Self {
+    pub(in crate::collector) const fn inline(
+        name: &'static str,
+        queries: &'static [(Since, &'static str)],
+    ) -> Self {
         Self { name, place: Place::Inline, bound: Bound::One, queries }
     }
 }
