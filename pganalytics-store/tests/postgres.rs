@@ -16,6 +16,10 @@ mod contracts;
 mod database;
 #[path = "postgres/metric_ingest.rs"]
 mod metric_ingest;
+#[path = "postgres/metric_partitions.rs"]
+mod metric_partitions;
+#[path = "postgres/metric_queries.rs"]
+mod metric_queries;
 #[path = "postgres/metric_samples.rs"]
 mod metric_samples;
 #[path = "postgres/migrations.rs"]

@@ -228,3 +228,222 @@ fn field_at(text: &str, at: usize) -> Option<String> {
     let member = members(text, 0..text.len()).find(|member| member.value.contains(&at))?;
     Some(member.key.chars().take(MAX_FIELD_LEN).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::postgres::metrics::Push;
+
+    const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/protocol");
+
+    fn parsed(text: &str) -> Result<(String, String, DateTime<Utc>), (SkipReason, Option<String>)> {
+        let raw: &RawValue = serde_json::from_str(text).unwrap();
+        match parse_entry(0, raw) {
+            Ok(entry) => Ok((entry.metric_type, entry.database, entry.timestamp)),
+            Err(skipped) => Err((skipped.reason, skipped.field)),
+        }
+    }
+
+    /// The rows as database, section and text.
+    fn rows(text: &str) -> Vec<(String, String, String)> {
+        let entry = parse_entry(0, serde_json::from_str(text).unwrap()).unwrap();
+        let mut rows = Vec::new();
+        for part in entry.layout().parts {
+            let mut plain = Vec::new();
+            part.write_plain(entry.text(), &mut plain);
+            rows.push((part.database.to_string(), String::new(), String::from_utf8(plain).unwrap()));
+            for section in &part.sections {
+                let texts = section.rows.iter().map(|row| entry.text()[row.clone()].to_owned());
+                rows.extend(texts.map(|text| (part.database.to_string(), section.name.to_string(), text)));
+            }
+        }
+        rows
+    }
+
+    #[test]
+    fn type_and_time_are_required_and_named_when_wrong() {
+        let cases = [
+            (r#"["type"]"#, SkipReason::NotAnObject, None),
+            (r#"{"timestamp":"2026-11-22T18:16:41Z"}"#, SkipReason::MissingType, None),
+            (r#"{"type":7,"timestamp":"2026-11-22T18:16:41Z"}"#, SkipReason::InvalidType, Some("type")),
+            (
+                r#"{"type":"Pg Stats","timestamp":"2026-11-22T18:16:41Z"}"#,
+                SkipReason::InvalidType,
+                Some("type"),
+            ),
+            (r#"{"type":"x"}"#, SkipReason::MissingTimestamp, None),
+            (r#"{"type":"x","timestamp":1700000000}"#, SkipReason::InvalidTimestamp, Some("timestamp")),
+            (
+                r#"{"type":"x","timestamp":"2026-11-22 18:16"}"#,
+                SkipReason::InvalidTimestamp,
+                Some("timestamp"),
+            ),
+            (
+                r#"{"type":"x","timestamp":"2026-11-22T18:16:41Z","databases":{"a":{},"":{}}}"#,
+                SkipReason::InvalidDatabase,
+                Some("databases"),
+            ),
+            (
+                r#"{"type":"x","timestamp":"2026-11-22T18:16:41Z","a":1,"b":[1e999]}"#,
+                SkipReason::NumberOutOfRange,
+                Some("b"),
+            ),
+        ];
+        for (text, reason, field) in cases {
+            assert_eq!(parsed(text), Err((reason, field.map(str::to_owned))), "{text}");
+        }
+        let long =
+            format!(r#"{{"type":"x","timestamp":"2026-11-22T18:16:41Z","database":"{}"}}"#, "d".repeat(256));
+        assert_eq!(parsed(&long), Err((SkipReason::InvalidDatabase, Some("database".to_owned()))));
+    }
+
+    #[test]
+    fn head_is_read_leniently() {
+        let time = "2026-11-22T18:16:41.123456Z".parse().unwrap();
+        let text =
+            r#"{ "type" : "\u0078y", "timestamp":"2026-11-22T19:16:41.1234567+01:00" , "database":null }"#;
+        assert_eq!(parsed(text), Ok(("xy".to_owned(), String::new(), time)));
+        let text = r#"{"type":"x","timestamp":"2026-11-22T18:16:41.123456Z","database":"d","databases":[]}"#;
+        assert_eq!(parsed(text), Ok(("x".to_owned(), "d".to_owned(), time)));
+    }
+
+    #[test]
+    fn lists_of_objects_become_rows_and_nothing_else_does() {
+        let text = concat!(
+            r#"{"type":"x","timestamp":"2026-11-22T18:16:41Z","t":[{"a":1}, {"a":2}],"e":[],"m":[1,{}],"#,
+            r#""n":{"l":[{"b":1}],"deep":{"l":[{}]}},"databases":{"d":{"t":[{"c":1}]},"f":null}}"#,
+        );
+        let row = |database: &str, section: &str, text: &str| {
+            (database.to_owned(), section.to_owned(), text.to_owned())
+        };
+        let plain = concat!(
+            r#"{"type":"x","timestamp":"2026-11-22T18:16:41Z","t":[],"e":[],"m":[1,{}],"#,
+            r#""n":{"l":[],"deep":{"l":[{}]}},"databases":{}}"#,
+        );
+        let expected = [
+            row("d", "", r#"{"t":[]}"#),
+            row("d", "t", r#"{"c":1}"#),
+            row("f", "", "null"),
+            row("", "", plain),
+            row("", "t", r#"{"a":1}"#),
+            row("", "t", r#"{"a":2}"#),
+            row("", "n.l", r#"{"b":1}"#),
+        ];
+        assert_eq!(rows(text), expected);
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        let head = r#"{"type":"x","timestamp":"2026-11-22T18:16:41Z","l":"#;
+        let many = format!("{head}[{}{{}}]}}", "{},".repeat(500_000));
+        assert_eq!(parsed(&many), Err((SkipReason::TooManyRows, None)));
+        let large = "x".repeat(4 << 20);
+        assert_eq!(parsed(&format!("{head}\"{large}\"}}")), Err((SkipReason::RowTooLarge, None)));
+        let row = format!("{head}[{{}},{{\"a\":\"{large}\"}}]}}");
+        assert_eq!(parsed(&row), Err((SkipReason::RowTooLarge, Some("l".to_owned()))));
+        let rows = format!("{head}[{}{{}}]}}", format!("{{\"a\":\"{}\"}},", &large[..1 << 20]).repeat(50));
+        assert_eq!(parsed(&rows), Err((SkipReason::TooLarge, None)));
+    }
+
+    #[test]
+    fn digest_tells_any_two_entries_apart_and_is_that_of_the_text() {
+        let digest = |text: &str| parse_entry(0, serde_json::from_str(text).unwrap()).unwrap().digest;
+        let text = r#"{"type":"x","timestamp":"2026-11-22T18:16:41Z","a":"\u0000"}"#;
+        assert_eq!(digest(text), <[u8; 32]>::from(Sha256::digest(text)));
+        assert_ne!(digest(text), digest(&text.replace("\\u0000", "\\ufffd")));
+    }
+
+    #[test]
+    fn recorded_entries_are_all_accepted() {
+        let mut entries = 0;
+        for file in std::fs::read_dir(SAMPLES).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let bodies: Vec<serde_json::Value> = match serde_json::from_str(&text).unwrap() {
+                serde_json::Value::Object(file) if file.contains_key("exchange") => {
+                    let calls = file["exchange"].as_array().unwrap();
+                    calls.iter().map(|call| call["request"]["body"].clone()).collect()
+                }
+                body => vec![body],
+            };
+            for body in bodies.iter().filter(|body| body.get("metrics").is_some()) {
+                let body = body.to_string();
+                for (index, raw) in Push::parse(&body).unwrap().entries.into_iter().enumerate() {
+                    let entry =
+                        parse_entry(index, raw).unwrap_or_else(|skipped| panic!("{path:?}: {skipped:?}"));
+                    assert_eq!(entry.replaced_characters, 0);
+                    entries += 1;
+                }
+            }
+        }
+        assert!(entries > 70, "only {entries} entries were found");
+    }
+
+    /// `text` is the pattern of strings and keys.
+    fn json_of(text: &'static str) -> impl Strategy<Value = serde_json::Value> {
+        let key = prop_oneof![Just("type".to_owned()), Just("databases".to_owned()), text];
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<f64>().prop_map(Into::into),
+            text.prop_map(Into::into),
+        ];
+        leaf.prop_recursive(6, 60, 6, move |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Into::into),
+                prop::collection::vec((key.clone(), inner), 0..6)
+                    .prop_map(|members| serde_json::Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_is_json_makes_it_panic(value in json_of(".{0,9}"), other in json_of(".{0,9}")) {
+            let time = "2026-11-22T18:16:41Z";
+            let entry = serde_json::json!({ "type": "x", "timestamp": time, "databases": value, "other": other });
+            for text in [value.to_string(), entry.to_string(), serde_json::to_string_pretty(&entry).unwrap()] {
+                let _ = parse_entry(0, serde_json::from_str(&text).unwrap());
+            }
+        }
+
+        #[test]
+        fn each_row_is_json_and_none_is_lost(
+            value in json_of("[^\0]{0,9}"),
+            list in prop::collection::vec(json_of("[^\0]{0,9}"), 0..5),
+        ) {
+            let list: Vec<_> = list.into_iter().map(|item| serde_json::json!({ "item": item })).collect();
+            let time = "2026-11-22T18:16:41Z";
+            let entry = serde_json::json!({ "type": "x", "timestamp": time, "value": value, "list": list });
+            let sent: Vec<String> = list.iter().map(ToString::to_string).collect();
+            let divided = rows(&entry.to_string());
+            let of_list: Vec<&String> =
+                divided.iter().filter(|(_, section, _)| section == "list").map(|(_, _, row)| row).collect();
+            prop_assert_eq!(of_list, sent.iter().collect::<Vec<_>>());
+            let pretty = rows(&serde_json::to_string_pretty(&entry).unwrap());
+            prop_assert_eq!(pretty.len(), divided.len());
+            for (_, _, row) in divided.iter().chain(&pretty) {
+                prop_assert!(serde_json::from_str::<&RawValue>(row).is_ok(), "{}", row);
+            }
+        }
+
+        #[test]
+        fn no_text_makes_the_body_parser_panic(
+            text in ".{0,200}",
+            body in r#"\{"metrics":\[[\[\]{}:,"a1\\u ]{0,60}\]?\}?"#,
+        ) {
+            let _ = Push::parse(&text);
+            if let Ok(push) = Push::parse(&body) {
+                for (index, raw) in push.entries.iter().enumerate() {
+                    let _ = parse_entry(index, raw);
+                }
+            }
+        }
+    }
+}

@@ -146,3 +146,34 @@ impl<'a> Visitor<'a> for EntriesVisitor {
 fn text(value: &RawValue) -> Option<Cow<'_, str>> {
     value.get().starts_with('"').then(|| unquote(value.get()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn envelope_is_read_leniently() {
+        let body = r#"{"collector_id":"c\u00e9","hostname":7,"metrics":[{"a":1} ,2],"more":{"metrics":[]}}"#;
+        let push = Push::parse(body).unwrap();
+        assert_eq!(push.collector_id.as_deref(), Some("c\u{e9}"));
+        assert_eq!((push.hostname, push.timestamp, push.version), (None, None, None));
+        assert_eq!(push.entries.iter().map(|raw| raw.get()).collect::<Vec<_>>(), [r#"{"a":1}"#, "2"]);
+    }
+
+    #[test]
+    fn what_is_no_push_is_refused() {
+        for body in ["", "7", "[]", r#"{"metrics":{}}"#, r#"{"metrics":[]} x"#, r#"{"metrics":[{"a":1]"#] {
+            assert!(matches!(Push::parse(body), Err(InvalidPush::Malformed { .. })), "{body}");
+        }
+        assert!(matches!(Push::parse(r#"{"collector_id":"c"}"#), Err(InvalidPush::MissingMetrics)));
+        let twice = Push::parse(r#"{"metrics":[],"metrics":[]}"#);
+        assert!(matches!(twice, Err(InvalidPush::Malformed { .. })));
+    }
+
+    #[test]
+    fn entries_beyond_the_bound_are_counted() {
+        let body = format!(r#"{{"metrics":[{}0]}}"#, "0,".repeat(MAX_ENTRIES + 4));
+        let push = Push::parse(&body).unwrap();
+        assert_eq!((push.entries.len(), push.surplus), (MAX_ENTRIES, 5));
+    }
+}

@@ -14,7 +14,7 @@ const BLIND_LIMIT: Duration = Duration::from_secs(10);
 const TELLS_PROGRESS: i32 = 140_000;
 
 /// A COPY that stood still and was ended, with its connection and its transaction.
-#[derive(Clone, Debug, PartialEq, FromRow)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct TerminatedCopy {
     /// The backend.
@@ -51,17 +51,18 @@ pub async fn terminate_stalled_copies(
     let still = waiting(connection, version).await?;
     let stalled: Vec<&Waiting> = still.iter().filter(|copy| before.contains(copy)).collect();
     let (pids, starts): (Vec<_>, Vec<_>) = stalled.iter().map(|copy| (copy.pid, copy.started)).unzip();
-    let terminated = sqlx::query_as(
-        "SELECT a.pid, extract(epoch FROM clock_timestamp() - a.query_start)::float8 AS running_seconds
+    // In the output, where it is called for what the join has found: in WHERE it could be called before that.
+    let terminated: Vec<(i32, f64, bool)> = sqlx::query_as(
+        "SELECT a.pid, extract(epoch FROM clock_timestamp() - a.query_start)::float8, pg_terminate_backend(a.pid)
          FROM unnest($1::int[], $2::timestamptz[]) AS s (pid, started)
-         JOIN pg_stat_activity a ON a.pid = s.pid AND a.query_start = s.started
-         WHERE pg_terminate_backend(a.pid)",
+         JOIN pg_stat_activity a ON a.pid = s.pid AND a.query_start = s.started",
     )
     .bind(pids)
     .bind(starts)
     .fetch_all(connection)
     .await?;
-    Ok(terminated)
+    let done = terminated.into_iter().filter(|(_, _, done)| *done);
+    Ok(done.map(|(pid, running_seconds, _)| TerminatedCopy { pid, running_seconds }).collect())
 }
 
 async fn waiting(connection: &mut PgConnection, version: i32) -> Result<Vec<Waiting>, StoreError> {
