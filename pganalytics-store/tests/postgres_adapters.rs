@@ -4,5 +4,7 @@
 mod common;
 #[path = "postgres_adapters/contracts.rs"]
 mod contracts;
+#[path = "postgres_adapters/outbox.rs"]
+mod outbox;
 #[path = "postgres_adapters/unit_of_work.rs"]
 mod unit_of_work;

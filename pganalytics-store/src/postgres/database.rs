@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use pganalytics_core::error::BackendError;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions, PgTransaction};
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgTransaction};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Postgres};
 
 use super::config::PostgresConfig;
@@ -168,6 +168,21 @@ impl Database {
             Ok(opened) => Ok(opened?),
             Err(elapsed) => Err(BackendError::later("postgres", elapsed).into()),
         }
+    }
+
+    /// A listener on a session of its own at the direct address, which says when it has lost its connection.
+    pub(super) async fn listener(&self) -> Result<PgListener, StoreError> {
+        // The driver's listener takes its connection from a pool.
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(self.acquire_timeout)
+            .max_lifetime(None)
+            .idle_timeout(None)
+            .connect_lazy_with((*self.direct).clone());
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.ignore_pool_close_event(true);
+        listener.eager_reconnect(false);
+        Ok(listener)
     }
 
     /// The statement that opens a transaction, for a caller that sends it together with others of its own.

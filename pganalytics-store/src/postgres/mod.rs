@@ -5,9 +5,12 @@ mod columns;
 mod config;
 mod database;
 mod error;
+mod idempotency;
 mod leader;
+mod leader_task;
 mod migrate;
 mod migrations;
+mod notifier;
 mod one_time;
 mod outbox;
 mod page;
@@ -32,12 +35,15 @@ pub mod users;
 pub use config::PostgresConfig;
 pub use database::{Database, DatabaseConnection};
 pub use error::StoreError;
+pub use idempotency::PostgresIdempotency;
 pub use leader::PostgresLeader;
+pub use leader_task::LeaderTask;
 pub use migrate::{
     AppRole, Compatibility, MigrateError, MigrationEvent, MigrationReport, MigrationState, MigrationStatus,
     Migrator,
 };
 pub use migrations::fingerprint;
+pub use notifier::{PostgresNotifier, PostgresNotifierConfig};
 pub use one_time::PostgresOneTimeStore;
 pub use outbox::{DeadLetter, Delivery, Outbox, OutboxMessage, OutboxPolicy};
 pub use page::Page;

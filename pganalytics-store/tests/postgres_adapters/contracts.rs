@@ -52,3 +52,18 @@ mod leader {
 
     pganalytics_core::leader_contract!(postgres());
 }
+
+mod idempotency_store {
+    use pganalytics_core::idempotency::IdempotencyStore;
+    use pganalytics_store::postgres::{PostgresIdempotency, UnitOfWorkLimits};
+
+    use super::*;
+
+    async fn postgres() -> Option<Subject<dyn IdempotencyStore>> {
+        let (test, database) = migrated().await?;
+        let store = PostgresIdempotency::new(database, UnitOfWorkLimits::default());
+        Some(Subject::<dyn IdempotencyStore>::real_time(Arc::new(store)).keeping(test))
+    }
+
+    pganalytics_core::idempotency_contract!(postgres());
+}
