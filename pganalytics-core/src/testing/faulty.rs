@@ -1,6 +1,7 @@
 mod backup;
 mod idempotency;
 mod leader;
+mod notifier;
 mod one_time;
 mod ports;
 mod session;

@@ -29,6 +29,7 @@ pub mod field_cipher;
 pub mod idempotency;
 pub mod key_manager;
 pub mod leader;
+pub mod notifier;
 pub mod one_time;
 mod random;
 pub mod session;
