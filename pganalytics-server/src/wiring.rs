@@ -16,12 +16,12 @@ use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::ids::InstanceId;
 use pganalytics_core::keys::{KeyManager, KeyName};
 use pganalytics_core::random::{OsRandom, Random};
-use pganalytics_core::session::MemorySessionStore;
 use pganalytics_core::signing::Signer;
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig, Ed25519SignerError};
 use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig, FileKeyManagerError};
 use pganalytics_store::postgres::{
-    Database, PostgresConfig, PostgresSigningKeyStore, PostgresTokenStore, PostgresUserStore, StoreError,
+    Database, PostgresConfig, PostgresSessionStore, PostgresSigningKeyStore, PostgresTokenStore,
+    PostgresUserStore, StoreError,
 };
 
 use crate::api::RateLimits;
@@ -109,7 +109,8 @@ pub async fn services(config: ServerConfig, process: Process) -> Result<App, Wir
     let random: Arc<dyn Random> = Arc::new(OsRandom);
     let database = database(&config.database)?;
     let users = Arc::new(PostgresUserStore::new(database.clone(), Arc::clone(&clock)));
-    let sessions = Arc::new(MemorySessionStore::new(Arc::clone(&clock), Arc::clone(&random)));
+    let sessions =
+        Arc::new(PostgresSessionStore::new(database.clone(), Arc::clone(&clock), Arc::clone(&random)));
     let tokens = Arc::new(PostgresTokenStore::new(database.clone(), Arc::clone(&clock)));
     let passwords = Arc::new(password_hasher(&config.auth.passwords)?);
     let local = ProviderId("local".into());

@@ -2,12 +2,12 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::uri::PathAndQuery;
 use axum::http::{Request, StatusCode, Uri};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, License, OpenApi, OpenApiBuilder};
 
-use super::layers::{authenticate, cross_site, limits, meta, security_headers};
+use super::layers::{alert_errors, authenticate, cross_site, limits, meta, security_headers};
 use super::{ApiError, RouteInfo, Routes, handlers};
 use crate::app::App;
 
@@ -30,6 +30,7 @@ pub fn router(app: &App) -> (Router, OpenApi, Vec<RouteInfo>) {
         .layer(CatchPanicLayer::custom(meta::panicked))
         .layer(from_fn_with_state(app.clone(), security_headers::set))
         .layer(from_fn_with_state(app.clone(), meta::record))
+        .layer(from_fn(alert_errors::extend))
         .with_state(app.clone());
     (router, document, infos)
 }

@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::database::Database;
 use super::error::StoreError;
+use super::session_epochs;
 
 /// Sessions in the table `sessions`, and each user's epoch in `user_session_epochs`.
 ///
@@ -63,24 +64,6 @@ impl PostgresSessionStore {
     #[must_use]
     pub fn with_max_per_user(self, max: u32) -> Self {
         Self { max_per_user: Some(max), ..self }
-    }
-
-    /// As [`SessionStore::revoke_user`], within the caller's transaction: for a change of password that must end all
-    /// sessions or not happen.
-    ///
-    /// # Errors
-    /// When PostgreSQL could not answer.
-    pub async fn revoke_user_in(
-        &self,
-        connection: &mut PgConnection,
-        user: UserId,
-    ) -> Result<Epoch, StoreError> {
-        let epoch = sqlx::query_scalar(
-            "INSERT INTO user_session_epochs AS e (user_id, epoch, updated_at) VALUES ($1, 1, $2) \
-             ON CONFLICT (user_id) DO UPDATE SET epoch = e.epoch + 1, updated_at = excluded.updated_at \
-             RETURNING e.epoch",
-        );
-        Ok(Epoch(epoch.bind(user.0).bind(self.clock.now()).fetch_one(connection).await?))
     }
 
     async fn find_live(&self, id: SessionId) -> Result<Option<SessionRow>, StoreError> {
@@ -248,19 +231,13 @@ impl SessionStore for PostgresSessionStore {
 
     async fn revoke_user(&self, user: UserId) -> Result<Epoch, SessionError> {
         let mut connection = self.database.write().await?;
-        let epoch = self.revoke_user_in(&mut connection, user).await?;
+        let epoch = session_epochs::raise(&mut connection, user, self.clock.now()).await?;
         connection.commit().await?;
         Ok(epoch)
     }
 
     async fn epoch(&self, user: UserId) -> Result<Epoch, SessionError> {
-        let epoch: Option<i64> =
-            sqlx::query_scalar("SELECT epoch FROM user_session_epochs WHERE user_id = $1")
-                .bind(user.0)
-                .fetch_optional(&mut *self.database.read().await?)
-                .await
-                .map_err(StoreError::from)?;
-        Ok(Epoch(epoch.unwrap_or_default()))
+        Ok(session_epochs::find(&mut *self.database.read().await?, user).await?)
     }
 
     async fn find_by_idp_session(&self, provider: &str, id: &str) -> Result<Vec<Session>, SessionError> {

@@ -1,7 +1,9 @@
 //! The routes, a module for each family.
 
+mod alert_rules;
 mod documentation;
 mod health;
+mod metrics;
 mod sign_in;
 mod users;
 
@@ -12,5 +14,10 @@ use super::Routes;
 
 /// Registers every route.
 pub(super) fn register(routes: Routes) -> Routes {
-    routes.group(health::routes).group(sign_in::routes).group(users::routes)
+    routes
+        .group(health::routes)
+        .group(sign_in::routes)
+        .group(users::routes)
+        .group(metrics::routes)
+        .group(alert_rules::routes)
 }

@@ -2,6 +2,7 @@
 //! limits, authentication, cross-site protection, per-principal limits; then, for each route, authorisation and the unit
 //! of work.
 
+pub(super) mod alert_errors;
 pub(super) mod authenticate;
 pub(super) mod authorise;
 pub(super) mod cross_site;
