@@ -1,23 +1,68 @@
-//! What a server does besides answering requests.
+//! What a server does besides answering requests: some of it each server by itself, the rest one of all servers.
 
 use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
-use pganalytics_store::postgres::StoreError;
+use chrono::TimeDelta;
+use pganalytics_core::idempotency::IdempotencyStore;
+use pganalytics_core::leader::Lease;
 use pganalytics_store::postgres::running_servers::{self, RunningServer};
+use pganalytics_store::postgres::{
+    LeaderTask, PostgresIdempotency, PostgresLeader, StoreError, UnitOfWorkLimits, collectors, metrics,
+};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::api::error_chain;
 use crate::app::App;
 
 /// How often a server says that it is there.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
 
 /// A server that has been silent for so long is gone.
-const SILENCE_MAX: Duration = Duration::from_secs(60);
+const SILENCE_MAX: TimeDelta = TimeDelta::seconds(60);
 
-/// Sessions and stored replies are swept so often.
-const SWEEP_EVERY: Duration = Duration::from_secs(60);
+/// How often a server forgets what it need not remember any more.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+
+/// A server that dies is replaced as leader within this time.
+const LEASE: Duration = Duration::from_secs(15);
+
+/// Rows that one sweep removes at the most, so that it holds no lock for long.
+const SWEEP_MAX: u32 = 1000;
+
+/// Log lines that were not sent again for so long are not recognised any more.
+const LOG_LINES_REMEMBERED: TimeDelta = TimeDelta::days(2);
+
+type JobFuture = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send>>;
+
+/// A job that one of all servers runs.
+struct LeaderJob {
+    role: &'static str,
+    period: Duration,
+    run: fn(App) -> JobFuture,
+}
+
+const LEADER_JOBS: [LeaderJob; 4] = [
+    LeaderJob {
+        role: "metric-partitions",
+        period: Duration::from_secs(600),
+        run: |app| Box::pin(keep_partitions(app)),
+    },
+    LeaderJob { role: "sweep", period: Duration::from_secs(60), run: |app| Box::pin(sweep(app)) },
+    LeaderJob {
+        role: "collector-status",
+        period: Duration::from_secs(30),
+        run: |app| Box::pin(mark_offline(app)),
+    },
+    LeaderJob {
+        role: "stalled-copies",
+        period: Duration::from_secs(1),
+        run: |app| Box::pin(terminate_stalled_copies(app)),
+    },
+];
 
 /// Background jobs that run until they are stopped.
 #[derive(Debug)]
@@ -30,7 +75,10 @@ pub struct Background {
 pub fn start(app: App) -> Background {
     let mut background = Background { stop: CancellationToken::new(), tasks: JoinSet::new() };
     background.every(HEARTBEAT_EVERY, "heartbeat", app.clone(), heartbeat);
-    background.every(SWEEP_EVERY, "rate limits", app, sweep_rate_limits);
+    background.every(FORGET_EVERY, "rate limits", app.clone(), forget_rates);
+    for job in LEADER_JOBS {
+        background.lead(app.clone(), job);
+    }
     background
 }
 
@@ -49,15 +97,33 @@ impl Background {
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
             loop {
-                if let Err(error) = job(app.clone()).await {
-                    tracing::warn!(job = name, error = %crate::api::error_chain(&error), "background job failed");
-                }
+                report(name, job(app.clone()).await);
                 tokio::select! {
                     () = tokio::time::sleep(pause) => {}
                     () = stop.cancelled() => return,
                 }
             }
         });
+    }
+
+    fn lead(&mut self, app: App, job: LeaderJob) {
+        let stop = self.stop.clone();
+        let leader = PostgresLeader::new(app.database.clone());
+        self.tasks.spawn(async move {
+            let task = LeaderTask::new(job.role, app.instance, LEASE, job.period);
+            let run = |_: Lease| {
+                let app = Arc::clone(&app);
+                async move { report(job.role, (job.run)(app).await) }
+            };
+            task.run(&leader, stop.cancelled(), run).await;
+        });
+    }
+}
+
+fn report(job: &'static str, outcome: Result<(), StoreError>) {
+    if let Err(error) = outcome {
+        ::metrics::counter!("pganalytics_job_failures_total", "job" => job).increment(1);
+        tracing::warn!(job, error = %error_chain(&error), "background job failed");
     }
 }
 
@@ -70,14 +136,68 @@ async fn heartbeat(app: App) -> Result<(), StoreError> {
         started_at: app.started_at,
         heartbeat_at: now,
     };
-    let mut transaction = app.database.begin().await?;
-    running_servers::report(&mut transaction, &server).await?;
-    running_servers::sweep(&mut transaction, now - SILENCE_MAX).await?;
-    transaction.commit().await?;
+    let mut connection = app.database.write().await?;
+    running_servers::report(&mut connection, &server).await?;
+    running_servers::sweep(&mut connection, now - SILENCE_MAX).await?;
+    connection.commit().await
+}
+
+async fn forget_rates(app: App) -> Result<(), StoreError> {
+    app.rate_limits.sweep();
     Ok(())
 }
 
-async fn sweep_rate_limits(app: App) -> Result<(), StoreError> {
-    app.rate_limits.sweep();
-    Ok(())
+/// Makes the partitions of the coming days, and drops those whose time is over.
+async fn keep_partitions(app: App) -> Result<(), StoreError> {
+    let settings = &app.config.metrics;
+    let today = app.clock.now().date_naive();
+    let days = |count: u64| TimeDelta::days(i64::try_from(count).unwrap_or(i64::MAX));
+    let mut connection = app.database.write().await?;
+    let last = today + days(settings.partitions_ahead_days.get());
+    for day in metrics::ensure_partitions(&mut connection, today - TimeDelta::days(1), last).await? {
+        tracing::debug!(relation = day.relation, outcome = ?day.outcome, "partition");
+    }
+    connection.commit().await?;
+    let mut connection = app.database.write().await?;
+    let oldest = today - days(settings.retention_days.get());
+    for dropped in metrics::drop_partitions(&mut connection, oldest).await? {
+        tracing::info!(relation = dropped.relation, "metrics dropped, their retention is over");
+    }
+    connection.commit().await
+}
+
+/// Removes what is over: sessions, replies to idempotent requests, remembered log lines.
+async fn sweep(app: App) -> Result<(), StoreError> {
+    if let Err(error) = app.sessions.sweep(SWEEP_MAX).await {
+        tracing::warn!(error = %error_chain(&error), "sessions were not swept");
+    }
+    let replies = PostgresIdempotency::new(app.database.clone(), UnitOfWorkLimits::default());
+    if let Err(error) = replies.sweep(SWEEP_MAX).await {
+        tracing::warn!(error = %error_chain(&error), "stored replies were not swept");
+    }
+    let mut connection = app.database.write().await?;
+    metrics::forget_log_lines(&mut connection, app.clock.now() - LOG_LINES_REMEMBERED).await?;
+    connection.commit().await
+}
+
+async fn mark_offline(app: App) -> Result<(), StoreError> {
+    let limit = app.config.collectors.offline_after_seconds.as_duration();
+    let silent_since = app.clock.now() - TimeDelta::from_std(limit).unwrap_or(TimeDelta::MAX);
+    let mut connection = app.database.write().await?;
+    for collector in collectors::mark_offline(&mut connection, silent_since).await? {
+        tracing::warn!(%collector, "collector is offline");
+    }
+    connection.commit().await
+}
+
+async fn terminate_stalled_copies(app: App) -> Result<(), StoreError> {
+    let mut connection = app.database.write().await?;
+    for copy in metrics::terminate_stalled_copies(&mut connection).await? {
+        tracing::warn!(
+            pid = copy.pid,
+            seconds = copy.running_seconds,
+            "a COPY that waited for its client was ended"
+        );
+    }
+    connection.commit().await
 }
