@@ -1,6 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,7 +11,6 @@ use pganalytics_core::keys::{DataKey, KeyContext, KeyError, KeyManager, KeyName,
 use pganalytics_core::signing::{
     NewSigningKey, PublicKey, SignatureAlgorithm, SigningKeyId, StoredSigningKey,
 };
-use sha2::{Digest, Sha256};
 
 /// The keys of the store that could be opened, by activation.
 #[derive(Clone, Debug, Default)]
@@ -130,7 +130,8 @@ fn context(id: &SigningKeyId) -> KeyContext {
 /// The key's JWK thumbprint (RFC 7638; members of RFC 8037, section 2), so that no two keys share an id.
 fn thumbprint(public_key: &[u8]) -> SigningKeyId {
     let x = URL_SAFE_NO_PAD.encode(public_key);
-    let digest = Sha256::digest(format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#));
+    let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
+    let digest = digest(&SHA256, members.as_bytes());
     URL_SAFE_NO_PAD.encode(digest).parse().expect("43 letters of base64url are a key id")
 }
 
