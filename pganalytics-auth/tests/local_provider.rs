@@ -1,4 +1,5 @@
 //! Signing in with local passwords.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

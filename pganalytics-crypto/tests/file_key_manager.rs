@@ -1,4 +1,5 @@
 //! Key files on a real disk.
+#![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
