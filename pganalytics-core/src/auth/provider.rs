@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::auth::PendingState;
+use crate::auth::{PendingState, ReturnPath};
 use crate::error::{BackendError, port_error};
 use crate::ids::UserId;
 use crate::secret::SecretString;
@@ -15,19 +15,22 @@ use crate::session::IdpSession;
 /// Turns an attempt to sign in into a verdict.
 ///
 /// # Contract
-/// 1. `good_credentials_are_accepted`: the identity names this provider, a stable subject and what the provider knows.
-/// 2. `a_wrong_secret_is_refused`: as `Refused(Credentials)`, a value and not an error.
-/// 3. `an_unknown_user_is_refused_alike`: the same refusal as a wrong secret, after the same work; nothing tells an observer
-///    which of the two it was.
+/// 1. `good_credentials_are_accepted`: the identity names this provider (of a chain the member that knows the person), a
+///    stable subject and what the provider knows.
+/// 2. `a_wrong_secret_is_refused`: as `Refused(Credentials)`, the forged message of another site as
+///    `Refused(InvalidResponse)`: values and not errors.
+/// 3. `an_unknown_user_is_refused_alike`: the same refusal as a wrong secret, after the same work of the provider; nothing
+///    tells an observer which of the two it was. Somebody may give that up and have unknown names answered with `NotMine`, so
+///    that a chain asks on.
 /// 4. `an_empty_password_is_refused`: always, before any backend is asked (LDAP takes it for an anonymous bind).
 /// 5. `a_disabled_account_is_refused`: as `Refused(Disabled)`, and only to somebody who gave the right secret.
 /// 6. `a_foreign_attempt_is_not_mine`: a kind of attempt, or a realm, that the provider does not handle is `NotMine`; the
 ///    chain goes on.
-/// 7. `an_outage_is_an_error`: a backend that cannot be asked is `Err`, never a refusal and never acceptance.
+/// 7. `an_outage_is_an_error`: a backend that cannot be asked is `Err` with `Retry::Later`, never a refusal and never acceptance.
 /// 8. `a_challenge_is_answered_once`: a provider that wants more yields `Continue`; its challenge is accepted once, for the
-///    attempt that it belongs to, and not after its time.
-/// 9. `hostile_text_is_harmless`: names and secrets of any content and length up to 64 KiB are refused or accepted, never a
-///    panic, never an injection.
+///    attempt that it belongs to, and not after its time: otherwise it is `Refused(Challenge)`.
+/// 9. `hostile_text_is_harmless`: names, secrets and parameters of any content and length up to 64 KiB are refused or not mine,
+///    never an error, a panic or an injection.
 ///
 /// Clauses bind a provider for the kinds of attempt that it handles. Nothing is retried by a provider.
 #[async_trait]
@@ -158,6 +161,8 @@ pub struct Identity {
     pub authenticated_at: DateTime<Utc>,
     /// How it was proved (RFC 8176 `amr` values: `pwd`, `otp`, …).
     pub methods: BTreeSet<String>,
+    /// Where the sign-in was begun to return to; of a redirect alone, from its pending state.
+    pub return_to: Option<ReturnPath>,
 }
 
 impl Identity {
@@ -180,6 +185,7 @@ impl Identity {
             idp_session: None,
             authenticated_at,
             methods: BTreeSet::new(),
+            return_to: None,
         }
     }
 }

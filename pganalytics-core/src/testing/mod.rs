@@ -21,6 +21,7 @@
 //! It yields `None` where the backend is not there, which skips the test; it says so itself, and fails where backends are
 //! required.
 
+pub mod auth_provider;
 pub mod backup;
 pub mod cache;
 mod clock;
@@ -32,6 +33,7 @@ pub mod leader;
 pub mod notifier;
 pub mod one_time;
 mod random;
+pub mod redirect_sign_in;
 pub mod session;
 pub mod signer;
 pub mod signing_key_store;

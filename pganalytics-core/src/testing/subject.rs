@@ -10,6 +10,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::testing::ManualClock;
 
 const CLAUSE_DEADLINE: Duration = Duration::from_secs(60);
+const PASSABLE: Duration = Duration::from_millis(100);
 const ATTEMPTS: usize = 50;
 
 /// An adapter under test, and how time passes for it.
@@ -68,6 +69,12 @@ impl<P: ?Sized> Subject<P> {
             Some(clock) => clock.advance(time),
             None => tokio::time::sleep(time).await,
         }
+    }
+
+    /// How long it is until `then`, if so much time can be let pass: in real time no more than 100 milliseconds.
+    pub fn passable(&self, then: DateTime<Utc>) -> Option<Duration> {
+        let left = (then - self.now()).to_std().unwrap_or_default();
+        (self.clock.is_some() || left <= PASSABLE).then_some(left)
     }
 
     /// Yields what `steps` yield, which must end within `limit` to prove anything: in real time they are made again when

@@ -1,6 +1,9 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+use crate::auth::{
+    Attempt, AuthError, AuthOutcome, AuthProvider, BeginSignIn, BegunSignIn, ProviderId, RedirectSignIn,
+};
 use crate::ids::{ApiTokenId, UserId};
 use crate::keys::{
     BlindIndex, Ciphertext, DataKey, FieldCipher, FieldCipherError, FieldRef, KeyContext, KeyError,
@@ -106,6 +109,22 @@ faulty_port! {
         async fn seal_batch(requests: &[SealRequest<'_>]) -> Vec<Ciphertext>;
         async fn open_batch(requests: &[OpenRequest<'_>]) -> Vec<Result<SecretBytes, FieldCipherError>>;
         async fn blind_indexes(field: &FieldRef, value: &[u8]) -> Vec<BlindIndex>;
+    }
+}
+
+faulty_port! {
+    AuthProvider fails with AuthError {
+        fn name() -> &'static str;
+        fn id() -> &ProviderId;
+        async fn attempt(attempt: &Attempt) -> AuthOutcome;
+    }
+}
+
+faulty_port! {
+    RedirectSignIn fails with AuthError {
+        fn name() -> &'static str;
+        fn id() -> &ProviderId;
+        async fn begin(request: &BeginSignIn) -> BegunSignIn;
     }
 }
 
