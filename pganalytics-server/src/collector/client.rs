@@ -67,9 +67,9 @@ pub(super) struct Pushed {
     status: String,
     pub metrics_inserted: u64,
     /// Entries that the server could not use, when it counts them.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient_count")]
     pub metrics_skipped: u64,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "lenient_version")]
     pub next_config_version: Option<i64>,
 }
 
@@ -368,6 +368,15 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// What is only told in passing must not make an answer unreadable, whatever its type.
+fn lenient_count<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    Ok(serde_json::Value::deserialize(deserializer)?.as_u64().unwrap_or(0))
+}
+
+fn lenient_version<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    Ok(serde_json::Value::deserialize(deserializer)?.as_i64())
+}
+
 fn lenient_time<'de, D: serde::Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<DateTime<Utc>>, D::Error> {
@@ -401,6 +410,18 @@ mod tests {
         ]);
         assert_eq!(retry_after(&date), Some(Duration::from_secs(30)));
         assert_eq!(retry_after(&headers(&[("retry-after", "soon")])), None);
+    }
+
+    #[test]
+    fn counts_are_needed_and_everything_else_in_an_answer_is_optional() {
+        let answer =
+            r#"{"status":"success","metrics_inserted":3,"metrics_skipped":[1],"next_config_version":null}"#;
+        let pushed: Pushed = parse(answer.as_bytes()).unwrap();
+        assert_eq!(
+            (pushed.metrics_inserted, pushed.metrics_skipped, pushed.next_config_version),
+            (3, 0, None)
+        );
+        assert!(parse::<Pushed>(br#"{"status":"success"}"#).is_err());
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One collection: what is due is read from the host and from every instance and becomes entries.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
@@ -103,10 +104,20 @@ impl Collection {
         let mut collected = self.collect_host(wanted).await;
         let passes = self.instances.iter().map(|watched| self.collect_instance(watched, wanted));
         let mut passes = stream::iter(passes).buffered(self.limits.parallel_instances);
-        while let Some(pass) = passes.next().await {
+        let mut rounds = BTreeMap::new();
+        while let Some((pass, of_instance)) = passes.next().await {
             collected.entries.extend(pass.entries);
             collected.failures.extend(pass.failures);
             collected.unavailable.extend(pass.unavailable);
+            for (kind, round) in of_instance {
+                match rounds.entry(kind) {
+                    Entry::Vacant(place) => drop(place.insert(round)),
+                    Entry::Occupied(mut all) => all.get_mut().add(round),
+                }
+            }
+        }
+        for (kind, round) in rounds.into_iter().filter(|(_, round)| !round.databases.is_empty()) {
+            collected.entries.push(round.entry(kind, &self.node));
         }
         collected
     }
@@ -124,13 +135,13 @@ impl Collection {
         collected
     }
 
-    async fn collect_instance(&self, watched: &WatchedInstance, wanted: &Wanted) -> Collected {
+    async fn collect_instance(&self, watched: &WatchedInstance, wanted: &Wanted) -> (Collected, Rounds) {
         let mut pass = InstancePass {
             collection: self,
             name: &watched.instance.section.name,
             several: self.instances.len() > 1,
             collected: Collected::default(),
-            keyed: BTreeMap::new(),
+            rounds: Rounds::new(),
         };
         if let Some(log) = watched.log.as_ref().filter(|_| wanted.kinds.contains("pg_log")) {
             pass.read_log(log);
@@ -140,7 +151,7 @@ impl Collection {
         if !due.is_empty() {
             pass.read(&watched.instance, &due, wanted).await;
         }
-        pass.collected
+        (pass.collected, pass.rounds)
     }
 }
 
@@ -150,14 +161,43 @@ struct InstancePass<'a> {
     name: &'a str,
     several: bool,
     collected: Collected,
-    keyed: BTreeMap<&'static str, Keyed>,
+    rounds: Rounds,
 }
 
-/// An entry that grows database by database.
-struct Keyed {
+/// Entries that grow database by database, by type.
+type Rounds = BTreeMap<&'static str, Round>;
+
+/// What one type says about the databases of all instances. Readers take the newest entry of such a type for the state
+/// of everything, so that there is one entry, however many instances there are.
+#[derive(Debug)]
+struct Round {
     at: DateTime<Utc>,
     databases: BTreeMap<String, Fields>,
     errors: Vec<String>,
+}
+
+impl Round {
+    fn new(at: DateTime<Utc>) -> Self {
+        Self { at, databases: BTreeMap::new(), errors: Vec::new() }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.at = self.at.min(other.at);
+        self.databases.extend(other.databases);
+        self.errors.extend(other.errors);
+    }
+
+    fn entry(&self, kind: &str, names: &NodeNames) -> Fields {
+        let mut fields = Fields::from([
+            ("databases".to_owned(), value(&self.databases)),
+            ("collector_id".to_owned(), value(&names.collector_id)),
+            ("hostname".to_owned(), value(&names.hostname)),
+        ]);
+        if !self.errors.is_empty() {
+            fields.insert("collection_errors".into(), value(&self.errors));
+        }
+        stamped(kind, self.at, fields)
+    }
 }
 
 /// The sections of a source that could be read, and those that could not.
@@ -203,7 +243,6 @@ impl InstancePass<'_> {
         }
         let unavailable = once.iter().map(|source| format!("{}: {}", self.name, source.kind()));
         self.collected.unavailable.extend(unavailable);
-        self.finish_keyed();
     }
 
     /// The databases to read: what the server says, else what is configured, else all that can be read.
@@ -240,6 +279,10 @@ impl InstancePass<'_> {
         source.complete(Seen { instance: self.name, at }, &mut sections.fields);
         let errors = std::mem::take(&mut sections.errors);
         sections.fields.insert("collection_errors".into(), value(&errors));
+        if self.several {
+            // Readers keep the newest entry of each type and database: instances must not replace each other.
+            sections.fields.insert("database".into(), value(&self.name_of("")));
+        }
         self.push(source.kind(), at, sections.fields);
     }
 
@@ -285,7 +328,7 @@ impl InstancePass<'_> {
         };
         if source.layout() == Layout::DatabasesAtOnce {
             let name = self.name_of(database);
-            self.keyed(source.kind(), at).databases.entry(name).or_default().extend(fields);
+            self.round(source.kind(), at).databases.entry(name).or_default().extend(fields);
         } else {
             self.push_database(source.kind(), database, at, fields);
         }
@@ -309,10 +352,10 @@ impl InstancePass<'_> {
                 Layout::Databases => {
                     let sections = self.sections(source.as_ref(), session).await;
                     let name = self.name_of(&database);
-                    let keyed = self.keyed(source.kind(), at);
-                    keyed.errors.extend(sections.errors.iter().map(|error| format!("{name}: {error}")));
+                    let round = self.round(source.kind(), at);
+                    round.errors.extend(sections.errors.iter().map(|error| format!("{name}: {error}")));
                     if !sections.fields.is_empty() {
-                        keyed.databases.insert(name, sections.fields);
+                        round.databases.insert(name, sections.fields);
                     }
                 }
                 Layout::Instance | Layout::PerDatabaseAtOnce | Layout::DatabasesAtOnce => {}
@@ -364,27 +407,8 @@ impl InstancePass<'_> {
         }
     }
 
-    fn finish_keyed(&mut self) {
-        for (kind, keyed) in std::mem::take(&mut self.keyed) {
-            if keyed.databases.is_empty() {
-                continue;
-            }
-            let names = &self.collection.node;
-            let mut fields = Fields::from([
-                ("databases".to_owned(), value(&keyed.databases)),
-                ("collector_id".to_owned(), value(&names.collector_id)),
-                ("hostname".to_owned(), value(&names.hostname)),
-            ]);
-            if !keyed.errors.is_empty() {
-                fields.insert("collection_errors".into(), value(&keyed.errors));
-            }
-            self.push(kind, keyed.at, fields);
-        }
-    }
-
-    fn keyed(&mut self, kind: &'static str, at: DateTime<Utc>) -> &mut Keyed {
-        let new = || Keyed { at, databases: BTreeMap::new(), errors: Vec::new() };
-        self.keyed.entry(kind).or_insert_with(new)
+    fn round(&mut self, kind: &'static str, at: DateTime<Utc>) -> &mut Round {
+        self.rounds.entry(kind).or_insert_with(|| Round::new(at))
     }
 
     fn push_database(&mut self, kind: &str, database: &str, at: DateTime<Utc>, mut fields: Fields) {
