@@ -469,3 +469,53 @@ impl fmt::Display for ConfigError {
 }
 
 impl std::error::Error for ConfigError {}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    const SAMPLE: &str = include_str!("sample.toml");
+
+    /// Keys of all tables of a schema, each with the comment that describes it.
+    fn keys(schema: &Value) -> BTreeSet<String> {
+        let of_object = |object: &Value| {
+            let properties = object.get("properties").and_then(Value::as_object);
+            properties.into_iter().flat_map(|properties| properties.keys().cloned()).collect::<Vec<_>>()
+        };
+        let definitions = schema["$defs"].as_object().unwrap().iter();
+        let sections = definitions.filter(|(name, _)| name.ends_with("Section"));
+        sections.flat_map(|(_, section)| of_object(section)).chain(of_object(schema)).collect()
+    }
+
+    #[test]
+    fn the_sample_shows_every_key_and_the_defaults() {
+        let sample: CollectorConfig = Figment::new().merge(Toml::string(SAMPLE)).extract().unwrap();
+        assert_eq!(sample, CollectorConfig::default());
+        let schema = serde_json::to_value(schemars::schema_for!(CollectorConfig)).unwrap();
+        for key in keys(&schema) {
+            let shown = SAMPLE.lines().map(|line| line.trim_start_matches("# ")).any(|line| {
+                line.starts_with(&format!("{key} ="))
+                    || line.starts_with(&format!("[{key}"))
+                    || line.starts_with(&format!("[[{key}"))
+            });
+            assert!(shown, "{key}");
+        }
+        for kind in KINDS {
+            assert!(SAMPLE.contains(kind), "{kind}");
+        }
+    }
+
+    #[test]
+    fn an_instance_of_another_program_is_checked_too() {
+        let server = Url::parse("http://127.0.0.1:1").unwrap();
+        let config = |url| {
+            let instance = InstanceSection::new("dev", url);
+            CollectorConfig::for_instance(server.clone(), "/tmp/state".into(), instance)
+        };
+        assert_eq!(config("postgres://postgres@%2Ftmp%2Fsocket/postgres").unwrap().instances.len(), 1);
+        let error = config("postgres://postgres:hunter2@h/d").unwrap_err().to_string();
+        assert!(error.contains("without a password") && !error.contains("hunter2"), "{error}");
+    }
+}

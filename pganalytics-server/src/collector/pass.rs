@@ -302,30 +302,18 @@ impl InstancePass<'_> {
             }
             for section in source.sections() {
                 let Some(answer) = sections.fields.get(section.name) else { continue };
-                let Ok(rows) = serde_json::from_str::<BTreeMap<String, Box<RawValue>>>(answer.get()) else {
-                    continue;
-                };
-                let rows = rows.into_iter().filter(|(database, _)| databases.contains(database));
-                for (database, rows) in rows {
-                    self.place(source.as_ref(), section.name, section.place, &database, at, rows);
+                for (database, rows) in by_database(answer, databases) {
+                    let fields = match section.place {
+                        Place::Field => Fields::from([(section.name.to_owned(), rows)]),
+                        Place::Inline => inlined(&rows),
+                    };
+                    self.place(source.as_ref(), &database, at, fields);
                 }
             }
         }
     }
 
-    fn place(
-        &mut self,
-        source: &dyn Source,
-        name: &str,
-        place: Place,
-        database: &str,
-        at: DateTime<Utc>,
-        rows: Box<RawValue>,
-    ) {
-        let fields = match place {
-            Place::Field => Fields::from([(name.to_owned(), rows)]),
-            Place::Inline => inlined(&rows),
-        };
+    fn place(&mut self, source: &dyn Source, database: &str, at: DateTime<Utc>, fields: Fields) {
         if source.layout() == Layout::DatabasesAtOnce {
             let name = self.name_of(database);
             self.round(source.kind(), at).databases.entry(name).or_default().extend(fields);
@@ -485,6 +473,13 @@ async fn off_thread<T: Send + 'static>(
 
 fn is_at_once(source: &dyn Source) -> bool {
     matches!(source.layout(), Layout::PerDatabaseAtOnce | Layout::DatabasesAtOnce)
+}
+
+/// The parts of an answer that are about watched databases.
+fn by_database(answer: &RawValue, watched: &[String]) -> BTreeMap<String, Box<RawValue>> {
+    let mut parts: BTreeMap<String, Box<RawValue>> = serde_json::from_str(answer.get()).unwrap_or_default();
+    parts.retain(|database, _| watched.contains(database));
+    parts
 }
 
 /// The fields of an object, each for itself.

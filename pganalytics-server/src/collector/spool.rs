@@ -2,8 +2,9 @@
 //! rename: what `put` returned for survives a kill and, when syncing is on, a power cut.
 
 use std::collections::VecDeque;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -84,7 +85,7 @@ impl Spool {
     /// When the folder cannot be made, read or written.
     pub(super) fn open(folder: &Path, max_bytes: u64, sync: bool) -> Result<Self, SpoolError> {
         let failed = |source| SpoolError { path: folder.to_owned(), source };
-        fs::create_dir_all(folder.join(ASIDE)).map_err(failed)?;
+        DirBuilder::new().recursive(true).mode(0o700).create(folder.join(ASIDE)).map_err(failed)?;
         let counters = fs::read(folder.join(COUNTERS))
             .ok()
             .and_then(|text| serde_json::from_slice(&text).ok())
@@ -324,8 +325,6 @@ fn number_of(name: &str) -> u64 {
 /// # Errors
 /// What the operating system says; the old content is untouched then.
 pub(super) fn write_atomically(path: &Path, bytes: &[u8], sync: bool, mode: u32) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);
