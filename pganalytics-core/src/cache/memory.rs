@@ -1,11 +1,11 @@
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use moka::ops::compute::{CompResult, Op};
+use moka::policy::EvictionPolicy;
 
 use crate::cache::{
     Cache, CacheError, Condition, Generation, SetOptions, SetOutcome, check_key, check_value,
@@ -19,11 +19,14 @@ use crate::random::{OsRandom, Random, RandomExt};
 pub struct MemoryCacheConfig {
     /// Bytes of keys and values that are kept, 64 MiB unless told otherwise. Beyond it entries are evicted (TinyLFU).
     pub max_bytes: u64,
+    /// Groups whose generation is kept, 10 000 unless told otherwise. Beyond it the one that was used least recently is
+    /// forgotten, and with it its entries.
+    pub max_groups: u64,
 }
 
 impl Default for MemoryCacheConfig {
     fn default() -> Self {
-        Self { max_bytes: 64 * 1024 * 1024 }
+        Self { max_bytes: 64 * 1024 * 1024, max_groups: 10_000 }
     }
 }
 
@@ -31,15 +34,22 @@ impl MemoryCacheConfig {
     /// Sets the bytes that are kept.
     #[must_use]
     pub fn with_max_bytes(self, max_bytes: u64) -> Self {
-        Self { max_bytes }
+        Self { max_bytes, ..self }
+    }
+
+    /// Sets the groups whose generation is kept.
+    #[must_use]
+    pub fn with_max_groups(self, max_groups: u64) -> Self {
+        Self { max_groups, ..self }
     }
 }
 
 /// A cache in this process, on moka. Expiry is kept in the entry and judged by the injected clock; moka only evicts.
-#[derive(Debug)]
+/// Clones share the entries.
+#[derive(Clone, Debug)]
 pub struct MemoryCache {
     entries: moka::future::Cache<String, Entry>,
-    generations: Mutex<HashMap<String, Generation>>,
+    generations: moka::future::Cache<String, Generation>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -64,7 +74,12 @@ impl MemoryCache {
                 u32::try_from(key.len() + entry.value.len()).unwrap_or(u32::MAX)
             })
             .build();
-        Self { entries, generations: Mutex::default(), clock, random: Arc::new(OsRandom) }
+        // The default policy may refuse a new group, which then would have another number each time.
+        let generations = moka::future::Cache::builder()
+            .max_capacity(config.max_groups)
+            .eviction_policy(EvictionPolicy::lru())
+            .build();
+        Self { entries, generations, clock, random: Arc::new(OsRandom) }
     }
 
     fn live(&self, entry: Option<&Entry>) -> Option<Bytes> {
@@ -137,15 +152,14 @@ impl Cache for MemoryCache {
 
     async fn generation(&self, group: &str) -> Result<Generation, CacheError> {
         check_key(group)?;
-        let mut generations = self.generations.lock().expect("no holder panics");
-        let fresh = || Generation(self.random.next_u64());
-        Ok(*generations.entry(group.to_owned()).or_insert_with(fresh))
+        let fresh = async { Generation(self.random.next_u64()) };
+        Ok(self.generations.get_with_by_ref(group, fresh).await)
     }
 
     async fn bump_generation(&self, group: &str) -> Result<Generation, CacheError> {
         check_key(group)?;
         let generation = Generation(self.random.next_u64());
-        self.generations.lock().expect("no holder panics").insert(group.to_owned(), generation);
+        self.generations.insert(group.to_owned(), generation).await;
         Ok(generation)
     }
 }
@@ -153,12 +167,53 @@ impl Cache for MemoryCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{ManualClock, Subject};
+    use crate::testing::{Faulty, ManualClock, Subject};
+
+    fn cache(clock: &ManualClock) -> MemoryCache {
+        MemoryCache::new(Arc::new(clock.clone()))
+    }
 
     async fn memory() -> Option<Subject<dyn Cache>> {
         let clock = ManualClock::new();
-        Some(Subject::manual(Arc::new(MemoryCache::new(Arc::new(clock.clone()))), clock))
+        Some(Subject::manual(Arc::new(cache(&clock)), clock))
     }
 
     crate::cache_contract!(memory());
+
+    mod boxed {
+        use super::*;
+
+        async fn boxed() -> Option<Subject<dyn Cache>> {
+            let clock = ManualClock::new();
+            let inner: Box<dyn Cache> = Box::new(Faulty::new(cache(&clock)));
+            Some(Subject::manual(Arc::new(inner), clock))
+        }
+
+        crate::cache_contract!(boxed());
+    }
+
+    mod in_real_time {
+        use super::*;
+        use crate::clock::SystemClock;
+
+        async fn system() -> Option<Subject<dyn Cache>> {
+            Some(Subject::real_time(Arc::new(MemoryCache::new(Arc::new(SystemClock)))))
+        }
+
+        crate::cache_contract!(system());
+    }
+
+    #[tokio::test]
+    async fn groups_beyond_the_limit_are_forgotten() {
+        let config = MemoryCacheConfig::default().with_max_groups(10);
+        let cache = MemoryCache::with_config(&config, Arc::new(ManualClock::new()));
+        for number in 0..1000 {
+            cache.generation(&format!("group {number}")).await.unwrap();
+        }
+        cache.generations.run_pending_tasks().await;
+        assert!(cache.generations.entry_count() <= 10);
+        let latest = cache.generation("group 999").await.unwrap();
+        cache.generations.run_pending_tasks().await;
+        assert_eq!(cache.generation("group 999").await.unwrap(), latest, "the latest is kept");
+    }
 }

@@ -31,11 +31,13 @@ pub const VALUE_MAX_BYTES: usize = 1024 * 1024;
 /// 7. `concurrent_swaps_lose_no_update`: read-and-`IfEquals` loops of concurrent callers lose no update.
 /// 8. `delete_says_whether_something_was_there`: `delete` removes the entry; `true` means that a live one was removed.
 /// 9. `compare_and_delete_spares_another_value`: `compare_and_delete` removes only exactly these bytes.
-/// 10. `a_generation_is_stable_until_bumped`: `generation` yields the same number until `bump_generation` is called.
+/// 10. `a_generation_is_stable_until_bumped`: `generation` yields the same number until `bump_generation` is called, or the
+///     backend forgets the group.
 /// 11. `a_bumped_generation_is_new`: `bump_generation` yields a number that the group never had, also after the backend has
 ///     forgotten the group: numbers are drawn at random and compared for equality alone.
 /// 12. `groups_do_not_share_generations_with_keys`: a group and a key of the same text are independent.
-/// 13. `an_invalid_key_is_refused`: an empty key, one over [`KEY_MAX_BYTES`] or one with a control character is `InvalidKey`.
+/// 13. `an_invalid_key_is_refused`: an empty key, one over [`KEY_MAX_BYTES`] or one with a control character is `InvalidKey`,
+///     for every method and for groups too; everything else is a key.
 /// 14. `a_value_over_the_limit_is_refused`: `ValueTooLarge` names the key, the size and the limit, and the old entry stays.
 /// 15. `binary_values_come_back_verbatim`: values are arbitrary bytes; an empty value is a value.
 /// 16. `a_zero_ttl_is_refused`: a TTL under one millisecond is `InvalidTtl`.

@@ -1,4 +1,5 @@
 mod backup;
+mod cache;
 mod idempotency;
 mod leader;
 mod notifier;
