@@ -1,9 +1,13 @@
 //! PostgreSQL, backup targets and a private local PostgreSQL, behind the ports of pganalytics-core.
 
+#[cfg(feature = "local")]
+mod local_backup_target;
 #[cfg(feature = "local-postgres")]
 mod local_postgres;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 
+#[cfg(feature = "local")]
+pub use local_backup_target::LocalBackupTarget;
 #[cfg(feature = "local-postgres")]
 pub use local_postgres::{LocalPostgres, LocalPostgresConfig, LocalPostgresError};

@@ -1,0 +1,9 @@
+//! Backups in a directory.
+
+mod folder;
+mod listing;
+mod target;
+mod temporary;
+mod upload;
+
+pub use target::LocalBackupTarget;
