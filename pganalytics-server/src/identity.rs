@@ -6,13 +6,14 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use chrono::{DateTime, TimeDelta, Utc};
 use moka::future::Cache;
 use pganalytics_auth::token::{
     AccessTokenVerifier, ApiTokenDigester, ApiTokenText, CollectorTokenVerifier, LegacyCollectorVerifier,
     TokenError,
 };
+use pganalytics_auth::tower::bearer_token;
 use pganalytics_core::clock::Clock;
 use pganalytics_core::ids::CollectorId;
 use pganalytics_core::session::{Epoch, Session, SessionId, SessionStore};
@@ -80,7 +81,7 @@ impl Identity {
     /// # Errors
     /// 503 when a store that must be asked is away.
     pub async fn identify(&self, headers: &HeaderMap) -> Result<Option<Principal>, ApiError> {
-        if let Some(token) = bearer(headers) {
+        if let Some(token) = bearer_token(headers) {
             return self.identify_bearer(token).await;
         }
         let Some(token) = self.services.cookies.session_token(headers) else { return Ok(None) };
@@ -113,7 +114,7 @@ impl Identity {
         &self,
         headers: &HeaderMap,
     ) -> Result<Option<GenuineCollector>, ApiError> {
-        let Some(token) = bearer(headers) else { return Ok(None) };
+        let Some(token) = bearer_token(headers) else { return Ok(None) };
         if let Some(aged) = accepted(self.services.collector_tokens.verify_ignoring_expiry(token).await)? {
             return Ok(Some(GenuineCollector {
                 id: aged.claims.collector,
@@ -249,13 +250,6 @@ fn accepted<T>(verdict: Result<T, TokenError>) -> Result<Option<T>, ApiError> {
         }
         Err(error) => Err(ApiError::unavailable(error)),
     }
-}
-
-/// The token of `Authorization: Bearer …` (RFC 6750). The scheme's name is matched without case (RFC 9110, 11.1).
-pub(crate) fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, token) = value.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// Good findings, each believed for [`STALENESS_BOUND`].

@@ -1,0 +1,50 @@
+//! Benchmarks, each beside its peer in the same run: `cargo run --release -p benches -- [NAME…]`.
+
+mod cache_hit;
+mod http_auth;
+mod report;
+
+use clap::{Parser, Subcommand};
+
+/// Runs benchmarks and writes `target/bench/summary.json`.
+#[derive(Debug, Parser)]
+struct Cli {
+    /// Only these benchmarks; all when left out.
+    names: Vec<String>,
+    /// Rounds of each benchmark, ours and the peer's in turn.
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(5..=100))]
+    rounds: u32,
+    #[command(subcommand)]
+    server: Option<Server>,
+}
+
+/// Servers that a benchmark starts as processes of their own, to count their processor time.
+#[derive(Debug, Subcommand)]
+enum Server {
+    /// A bare axum server.
+    #[command(hide = true)]
+    ServeBare,
+    /// The same behind the authentication layer.
+    #[command(hide = true)]
+    ServeAuthenticated,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    match cli.server {
+        Some(Server::ServeBare) => return http_auth::serve_bare().await,
+        Some(Server::ServeAuthenticated) => return http_auth::serve_authenticated().await,
+        None => {}
+    }
+    let wanted =
+        |name: &str| cli.names.is_empty() || cli.names.iter().any(|wanted| name.starts_with(wanted.as_str()));
+    let mut results = Vec::new();
+    if wanted(cache_hit::NAME) {
+        results.push(cache_hit::run(cli.rounds).await?);
+    }
+    if wanted(http_auth::NAME) {
+        results.push(http_auth::run(cli.rounds).await?);
+    }
+    report::write(&results)
+}
