@@ -1,7 +1,9 @@
 //! Who did what, when and from where.
 
 mod event;
+mod memory;
 mod port;
 
 pub use event::{Action, Actor, ActorKind, AuditEvent, InvalidAction, Outcome, Resource, TEXT_MAX_BYTES};
+pub use memory::MemoryAuditSink;
 pub use port::{AuditError, AuditSink, Deduplication, Durability};

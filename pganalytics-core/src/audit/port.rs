@@ -12,8 +12,9 @@ use crate::error::{BackendError, port_error};
 /// 1. `a_batch_is_kept_in_order`: after `append` the sink holds the events of the batch in their order, after those of
 ///    earlier calls of the same caller.
 /// 2. `an_empty_batch_is_nothing`: it succeeds and leaves no trace.
-/// 3. `a_batch_is_taken_whole_or_not_at_all`: unless the error says so (`PartlyRejected`), a failed batch left nothing for
-///    sinks that dedupe, and may have left a part of it for sinks that do not.
+/// 3. `a_batch_is_taken_whole_or_not_at_all`: after an error a sink that dedupes holds the whole batch (a reply may be lost) or
+///    nothing of it, and the batch can be sent again; a sink that does not may hold a part of it. `PartlyRejected` alone
+///    says that all but the named events are kept.
 /// 4. `hostile_text_is_kept_harmless`: newlines, control characters and bidirectional marks cannot forge a second event in the
 ///    sink's format; the text can be read back.
 /// 5. `concurrent_batches_are_all_kept`: concurrent calls lose nothing; batches may interleave.

@@ -1,5 +1,7 @@
 //! Reading a directory of users.
 
+mod memory;
 mod port;
 
+pub use memory::MemoryUserDirectory;
 pub use port::{DirectoryEntry, DirectoryError, DirectoryScan, ScanStep, UserDirectory, Watermark};

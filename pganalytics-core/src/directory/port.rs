@@ -15,9 +15,10 @@ use crate::error::{BackendError, port_error};
 /// 2. `a_scan_ends_complete_or_in_an_error`: a truncated answer (size limit, lost connection, referral) is `Err`, never
 ///    `Complete`: whoever is missing from a complete full scan loses access.
 /// 3. `an_incremental_scan_yields_what_changed`: a scan from a watermark yields at least every entry that was added or changed
-///    since the scan that yielded the watermark, removals as `Removed`.
-/// 4. `an_expired_watermark_is_refused`: a watermark that the directory no longer knows is `WatermarkLost`; the caller scans in
-///    full.
+///    since the scan that yielded the watermark, removals as `Removed`; the last word on an entry counts. A directory that
+///    cannot tell all of that yields no watermark.
+/// 4. `an_expired_watermark_is_refused`: a watermark that the directory no longer knows, or never gave, is `WatermarkLost`, from
+///    `scan` or from the first `next`; the caller scans in full.
 /// 5. `an_entry_keeps_its_subject`: the subject is the directory's stable id (`objectGUID`, `entryUUID`): renaming or moving an
 ///    entry keeps it.
 /// 6. `a_finished_scan_stays_finished`: after `Complete` or an error `next` is `Err(Finished)`.

@@ -21,6 +21,7 @@
 //! It yields `None` where the backend is not there, which skips the test; it says so itself, and fails where backends are
 //! required.
 
+pub mod audit_sink;
 pub mod auth_provider;
 pub mod backup;
 pub mod cache;
@@ -40,6 +41,7 @@ pub mod signing_key_store;
 mod subject;
 mod support;
 pub mod token_store;
+pub mod user_directory;
 pub mod user_store;
 
 pub use clock::ManualClock;

@@ -1,9 +1,11 @@
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 
+use crate::audit::{AuditError, AuditEvent, AuditSink, Deduplication, Durability};
 use crate::auth::{
     Attempt, AuthError, AuthOutcome, AuthProvider, BeginSignIn, BegunSignIn, ProviderId, RedirectSignIn,
 };
+use crate::directory::{DirectoryError, DirectoryScan, ScanStep, UserDirectory, Watermark};
 use crate::ids::{ApiTokenId, UserId};
 use crate::keys::{
     BlindIndex, Ciphertext, DataKey, FieldCipher, FieldCipherError, FieldRef, KeyContext, KeyError,
@@ -128,6 +130,51 @@ faulty_port! {
     }
 }
 
+faulty_port! {
+    AuditSink fails with AuditError {
+        fn name() -> &'static str;
+        fn durability() -> Durability;
+        fn deduplication() -> Deduplication;
+        async fn append(events: &[AuditEvent]) -> ();
+    }
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl<D: UserDirectory> UserDirectory for Faulty<D> {
+    fn name(&self) -> &'static str {
+        self.inner().name()
+    }
+
+    fn id(&self) -> &ProviderId {
+        self.inner().id()
+    }
+
+    async fn scan(&self, since: Option<&Watermark>) -> Result<Box<dyn DirectoryScan>, DirectoryError> {
+        let scan = self.apply(self.inner().scan(since)).await?;
+        Ok(Box::new(FaultyScan { faults: self.around(()), scan: Some(scan) }))
+    }
+}
+
+/// A scan whose steps are calls of the plan as well.
+#[derive(Debug)]
+struct FaultyScan {
+    faults: Faulty<()>,
+    scan: Option<Box<dyn DirectoryScan>>,
+}
+
+#[async_trait]
+impl DirectoryScan for FaultyScan {
+    async fn next(&mut self) -> Result<ScanStep, DirectoryError> {
+        let scan = self.scan.as_mut().ok_or(DirectoryError::Finished)?;
+        let step = self.faults.apply(scan.next()).await;
+        if step.is_err() {
+            self.scan = None;
+        }
+        step
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -135,6 +182,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::directory::MemoryUserDirectory;
     use crate::error::{PortError, Retry};
     use crate::testing::{Fault, ManualClock, Subject};
     use crate::users::MemoryUserStore;
@@ -177,6 +225,15 @@ mod tests {
         store.plan([Fault::LoseReply]);
         let error = store.insert(&new_user("first")).await.unwrap_err();
         assert!(matches!(error, UserStoreError::Conflict { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_scan_that_failed_is_finished() {
+        let directory = Faulty::new(MemoryUserDirectory::new(ProviderId("memory".into())));
+        directory.plan([Fault::None, Fault::Fail]);
+        let mut scan = directory.scan(None).await.unwrap();
+        assert!(matches!(scan.next().await, Err(DirectoryError::Backend(_))));
+        assert!(matches!(scan.next().await, Err(DirectoryError::Finished)));
     }
 
     mod user_store {
