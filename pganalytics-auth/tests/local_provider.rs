@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pganalytics_auth::chain::ProviderChain;
 use pganalytics_auth::local::{LocalAuthProvider, PasswordHasher, PasswordHasherConfig, UnknownUsers};
 use pganalytics_core::auth::{
     Attempt, AuthError, AuthOutcome, AuthProvider, Challenge, ChallengeKind, Identity, ProviderId, Refusal,
@@ -12,7 +13,8 @@ use pganalytics_core::auth::{
 use pganalytics_core::clock::Clock;
 use pganalytics_core::ids::UserId;
 use pganalytics_core::secret::SecretString;
-use pganalytics_core::testing::{Fault, Faulty, ManualClock};
+use pganalytics_core::testing::auth_provider::AuthProviderFixture;
+use pganalytics_core::testing::{Fault, Faulty, ManualClock, Subject};
 use pganalytics_core::users::{MemoryUserStore, NewUser, PasswordHash, Role, UserStore};
 use uuid::Uuid;
 
@@ -92,6 +94,52 @@ impl House {
 
 fn user_id(number: u128) -> UserId {
     UserId(Uuid::from_u128(number))
+}
+
+/// A house whose store does not answer.
+async fn dark_house() -> House {
+    let house = House::new().await;
+    house.users.plan([Fault::Fail; 1000]);
+    house
+}
+
+async fn local() -> Option<AuthProviderFixture> {
+    let House { provider, users, clock, .. } = House::new().await;
+    users.inner().set_active(user_id(2), false).await.unwrap();
+    let subject = Subject::manual(Arc::new(provider) as Arc<dyn AuthProvider>, clock);
+    let fixture = AuthProviderFixture::new(subject)
+        .with_password("grace", PASSWORD)
+        .with_disabled("ada", "password")
+        .with_unreachable(Arc::new(dark_house().await.provider));
+    Some(fixture)
+}
+
+/// A chain that asks an empty house first.
+async fn chain() -> Option<AuthProviderFixture> {
+    let House { provider, users, clock, hasher } = House::new().await;
+    users.inner().set_active(user_id(2), false).await.unwrap();
+    let nobody = MemoryUserStore::new(Arc::new(clock.clone()));
+    let id = ProviderId("empty".into());
+    let empty = LocalAuthProvider::new(id, Arc::new(nobody), hasher, Arc::new(clock.clone()))
+        .with_unknown_users(UnknownUsers::PassOn);
+    let chained = |providers| Arc::new(ProviderChain::new(ProviderId("all".into()), providers));
+    let dark = dark_house().await.provider;
+    let subject =
+        Subject::manual(chained(vec![Arc::new(empty), Arc::new(provider)]) as Arc<dyn AuthProvider>, clock);
+    let fixture = AuthProviderFixture::new(subject)
+        .with_members([ProviderId("local".into()), ProviderId("empty".into())])
+        .with_password("grace", PASSWORD)
+        .with_disabled("ada", "password")
+        .with_unreachable(chained(vec![Arc::new(dark)]));
+    Some(fixture)
+}
+
+mod local_contract {
+    pganalytics_core::auth_provider_contract!(super::local());
+}
+
+mod chain_contract {
+    pganalytics_core::auth_provider_contract!(super::chain());
 }
 
 const REFUSED: AuthOutcome = AuthOutcome::Refused(Refusal::Credentials);
