@@ -14,6 +14,7 @@ pub mod leader;
 pub mod notifier;
 pub mod one_time;
 pub mod random;
+pub mod retry;
 pub mod secret;
 pub mod session;
 pub mod signing;

@@ -3,6 +3,8 @@
 mod memory;
 mod path;
 mod port;
+mod retrying;
+mod throttled;
 
 pub use memory::MemoryBackupTarget;
 pub use path::{InvalidObjectPath, ObjectPath};
@@ -10,3 +12,5 @@ pub use port::{
     BackupTarget, BackupTargetError, Capabilities, ObjectInfo, PUT_MAX_BYTES, PutMode, Sha256Digest, Upload,
     check_put,
 };
+pub use retrying::RetryingBackupTarget;
+pub use throttled::ThrottledBackupTarget;
