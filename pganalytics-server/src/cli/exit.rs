@@ -1,4 +1,5 @@
 use std::error::Error;
+use std::fmt;
 use std::process::ExitCode;
 
 use pganalytics_core::error::Retry;
@@ -51,6 +52,12 @@ impl Failure {
             cause = error.source();
         }
         ExitCode::from(self.code)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
     }
 }
 

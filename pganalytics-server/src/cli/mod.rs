@@ -1,10 +1,13 @@
 //! The command line of `pganalytics-api`.
 
 mod config;
+mod dev;
+mod doctor;
 mod exit;
 mod keys;
 mod migrate;
 mod serve;
+mod status;
 mod user;
 
 use std::path::PathBuf;
@@ -31,6 +34,12 @@ struct Cli {
 enum Command {
     /// Run the server.
     Serve(serve::Serve),
+    /// Run server, collector and a private PostgreSQL, for looking at it and for working on it.
+    Dev(dev::Dev),
+    /// Show the servers that run, the collectors, what they send and the newest values.
+    Status(status::Status),
+    /// Look for what keeps the server from working, and say what to do about it.
+    Doctor(doctor::Doctor),
     /// Bring the database's schema up or down, or show where it stands.
     #[command(subcommand)]
     Migrate(migrate::Migrate),
@@ -66,6 +75,9 @@ async fn run(cli: Cli) -> Result<(), Failure> {
     let file = cli.config.as_deref();
     match cli.command {
         Command::Config(command) => config::run(command, file),
+        Command::Dev(command) => dev::run(command).await,
+        Command::Status(command) => status::run(command, file).await,
+        Command::Doctor(command) => doctor::run(command, file).await,
         Command::Serve(command) => serve::run(command, load(file)?).await,
         Command::Migrate(command) => migrate::run(command, load(file)?).await,
         Command::Keys(command) => keys::run(command, &load(file)?),
@@ -75,6 +87,17 @@ async fn run(cli: Cli) -> Result<(), Failure> {
 
 fn load(file: Option<&std::path::Path>) -> Result<ServerConfig, Failure> {
     crate::config::load(file).map_err(Failure::configuration)
+}
+
+/// The configuration that is given; when none is, that of the development server in its usual folder.
+fn load_or_development(file: Option<&std::path::Path>) -> Result<ServerConfig, Failure> {
+    let is_given = |name: std::ffi::OsString| {
+        let name = name.to_string_lossy();
+        name == "PGA_DATABASE_URL" || name.starts_with("PGA__DATABASE__")
+    };
+    let given = file.is_some() || std::env::vars_os().any(|(name, _)| is_given(name));
+    let development = if given { None } else { dev::default_configuration() };
+    load(file.or(development.as_deref()))
 }
 
 /// Prints a line of a command's result.

@@ -5,7 +5,7 @@ use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::ids::{EventId, UserId};
 use pganalytics_core::random::OsRandom;
 use pganalytics_core::secret::SecretString;
-use pganalytics_core::users::{NewUser, Role, Username};
+use pganalytics_core::users::{NewUser, Role, User, Username};
 use pganalytics_store::postgres::change_events::{Change, ChangeEvent};
 use pganalytics_store::postgres::{Begun, Database, UnitOfWork, UnitOfWorkLimits, session_epochs, users};
 
@@ -63,6 +63,23 @@ async fn create(
     if let Some(password) = &given {
         PasswordPolicy::default().check(username.as_str(), password).map_err(Failure::refused)?;
     }
+    let is_random = given.is_none();
+    let (user, password) = make(database, config, username, role, given).await?;
+    print(format_args!("user `{}` was made, with role {}", user.username, user.role));
+    if is_random {
+        print(format_args!("password: {}", password.expose()));
+    }
+    Ok(())
+}
+
+/// Makes a user, with a random password when none is given.
+pub(super) async fn make(
+    database: &Database,
+    config: &ServerConfig,
+    username: Username,
+    role: Role,
+    given: Option<SecretString>,
+) -> Result<(User, SecretString), Failure> {
     let password = given.clone().unwrap_or_else(|| SecretString::new(random_password()));
     let hasher = wiring::password_hasher(&config.auth.passwords)?;
     let hash = hasher.hash(&password).await.map_err(Failure::internal)?;
@@ -73,11 +90,7 @@ async fn create(
     let change = Change::created(&user).map_err(Failure::internal)?;
     work.record(event("user.create", user.id, change)?);
     work.commit().await.map_err(Failure::unavailable)?;
-    print(format_args!("user `{}` was made, with role {}", user.username, user.role));
-    if given.is_none() {
-        print(format_args!("password: {}", password.expose()));
-    }
-    Ok(())
+    Ok((user, password))
 }
 
 async fn reset_password(

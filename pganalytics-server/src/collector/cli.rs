@@ -50,7 +50,7 @@ enum Command {
     ///
     /// SIGTERM and SIGINT end it within 10 seconds, with a last collection. What could not be pushed stays in the
     /// spool for the next start. A second signal ends it at once.
-    Run(Common),
+    Run(Service),
     /// Collect once, push, and print what was sent
     Once(Output),
     /// Explain what can be read and what not, and what to do about it
@@ -67,6 +67,15 @@ struct Common {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE", env = "PGA_COLLECTOR_CONFIG")]
     config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct Service {
+    #[command(flatten)]
+    common: Common,
+    /// End at once when standard input does: for a parent that may be killed
+    #[arg(long)]
+    stop_with_stdin: bool,
 }
 
 #[derive(Debug, Args)]
@@ -109,7 +118,12 @@ const SAMPLE: &str = include_str!("sample.toml");
 pub fn main() -> ExitCode {
     let code = match Cli::parse().command {
         Command::Sample => print(SAMPLE),
-        Command::Run(common) => with_config(&common, run_until_signal),
+        Command::Run(service) => with_config(&service.common, async |config| {
+            tokio::select! {
+                code = run_until_signal(config) => code,
+                () = stdin_ended(), if service.stop_with_stdin => EXIT_FAILURE,
+            }
+        }),
         Command::Once(output) => with_config(&output.common, async |config| once(config, output.json).await),
         Command::Check(output) => {
             with_config(&output.common, async |config| print_check(config, output.json).await)
@@ -138,6 +152,20 @@ fn with_config(common: &Common, program: impl AsyncFnOnce(CollectorConfig) -> u8
             code
         }
         Err(error) => complain(&error, EXIT_FAILURE),
+    }
+}
+
+/// Waits for the end of standard input. Its thread is not one of the runtime, which would wait for it or lack it.
+async fn stdin_ended() {
+    let (sender, ended) = tokio::sync::oneshot::channel::<()>();
+    let read = move || {
+        // An error is an end too.
+        drop(io::copy(&mut io::stdin(), &mut io::sink()));
+        drop(sender);
+    };
+    if std::thread::Builder::new().name("stdin".to_owned()).spawn(read).is_ok() {
+        drop(ended.await);
+        tracing::warn!("standard input has ended, leaving at once");
     }
 }
 
