@@ -104,7 +104,7 @@ pub async fn nothing_from_before_is_delivered(subject: NotifierSubject) {
     assert_next(&mut witness, "after").await;
 }
 
-/// Clause 5, as far as a full buffer goes. What a lost connection does only the adapter's own test can try.
+/// Clause 5. It fills a buffer; what a lost connection does only the adapter's own test can try.
 pub async fn a_gap_is_announced(subject: NotifierSubject) {
     let mut subscription = subscribe(&subject, "channel").await;
     let count = 1500_u32;
