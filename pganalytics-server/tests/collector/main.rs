@@ -5,4 +5,5 @@ mod delivery;
 mod endpoint;
 mod postgres;
 mod program;
+mod tls;
 mod values;
