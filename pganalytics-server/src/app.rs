@@ -16,7 +16,7 @@ use pganalytics_core::tokens::TokenStore;
 use pganalytics_core::users::{PasswordHash, UserStore};
 use pganalytics_store::postgres::Database;
 
-use crate::api::{ApiError, RateLimits};
+use crate::api::{ApiError, PushMemory, RateLimits};
 use crate::config::ServerConfig;
 use crate::cookies::Cookies;
 use crate::identity::Identity;
@@ -64,6 +64,10 @@ pub struct Services {
     pub cookies: Cookies,
     /// How fast clients may ask.
     pub rate_limits: RateLimits,
+    /// How much memory pushes may take.
+    pub push_memory: PushMemory,
+    /// The registration secret of the configuration.
+    pub registration_secret: Option<SecretString>,
     /// What `/metrics` shows.
     pub prometheus: PrometheusHandle,
 }

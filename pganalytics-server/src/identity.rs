@@ -120,6 +120,7 @@ impl Identity {
                 id: aged.claims.collector,
                 epoch: Some(aged.claims.epoch),
                 hostname: None,
+                issued_at: aged.claims.issued_at,
                 expired_for: aged.expired_for,
             }));
         }
@@ -129,6 +130,7 @@ impl Identity {
             id: claims.collector,
             epoch: None,
             hostname: claims.hostname,
+            issued_at: claims.issued_at,
             expired_for: claims.expired_for,
         }))
     }
@@ -236,6 +238,8 @@ pub struct GenuineCollector {
     pub epoch: Option<Epoch>,
     /// The host that the token of another installation names.
     pub hostname: Option<String>,
+    /// When its token was made.
+    pub issued_at: DateTime<Utc>,
     /// For how long the token has been over; `None` if it is not.
     pub expired_for: Option<Duration>,
 }

@@ -16,6 +16,7 @@ use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::ids::InstanceId;
 use pganalytics_core::keys::{KeyManager, KeyName};
 use pganalytics_core::random::{OsRandom, Random};
+use pganalytics_core::secret::SecretString;
 use pganalytics_core::signing::Signer;
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig, Ed25519SignerError};
 use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig, FileKeyManagerError};
@@ -24,7 +25,7 @@ use pganalytics_store::postgres::{
     PostgresUserStore, StoreError,
 };
 
-use crate::api::RateLimits;
+use crate::api::{PushMemory, RateLimits};
 use crate::app::{App, Services};
 use crate::config::{DatabaseConfig, KeyManagerConfig, PasswordConfig, ServerConfig};
 use crate::cookies::Cookies;
@@ -105,7 +106,18 @@ pub fn owner_database(config: &DatabaseConfig) -> Result<Database, WiringError> 
 /// # Errors
 /// When something that the configuration names cannot be used.
 pub async fn services(config: ServerConfig, process: Process) -> Result<App, WiringError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    services_with_clock(config, process, Arc::new(SystemClock)).await
+}
+
+/// As [`services`], by a clock of the caller's.
+///
+/// # Errors
+/// When something that the configuration names cannot be used.
+pub async fn services_with_clock(
+    config: ServerConfig,
+    process: Process,
+    clock: Arc<dyn Clock>,
+) -> Result<App, WiringError> {
     let random: Arc<dyn Random> = Arc::new(OsRandom);
     let database = database(&config.database)?;
     let users = Arc::new(PostgresUserStore::new(database.clone(), Arc::clone(&clock)));
@@ -147,6 +159,8 @@ pub async fn services(config: ServerConfig, process: Process) -> Result<App, Wir
         collector_tokens: collector_issuer(&config, &signer, &clock, &random),
         keys,
         rate_limits: RateLimits::new(&config.limits),
+        push_memory: PushMemory::new(config.metrics.push_memory_bytes.get()),
+        registration_secret: registration_secret(&config)?,
         prometheus: process.prometheus,
         config,
         clock,
@@ -172,9 +186,7 @@ pub fn check(config: &ServerConfig) -> Result<(), WiringError> {
     password_hasher(&config.auth.passwords)?;
     key_manager(&config.keys, &clock)?;
     legacy_verifier(config, &clock)?;
-    if let Some(reference) = &config.collectors.registration_secret {
-        secret("collectors.registration_secret", reference)?;
-    }
+    registration_secret(config)?;
     Ok(())
 }
 
@@ -260,6 +272,11 @@ fn legacy_verifier(
     LegacyCollectorVerifier::new(&text, Arc::clone(clock)).map(Some).map_err(WiringError::LegacySecret)
 }
 
+fn registration_secret(config: &ServerConfig) -> Result<Option<SecretString>, WiringError> {
+    let reference = config.collectors.registration_secret.as_ref();
+    reference.map(|reference| secret("collectors.registration_secret", reference)).transpose()
+}
+
 /// The hasher of local passwords.
 ///
 /// # Errors
@@ -285,9 +302,6 @@ fn postgres_config(config: &DatabaseConfig) -> Result<PostgresConfig, WiringErro
     Ok(postgres)
 }
 
-fn secret(
-    setting: &'static str,
-    reference: &SecretRef,
-) -> Result<pganalytics_core::secret::SecretString, WiringError> {
+fn secret(setting: &'static str, reference: &SecretRef) -> Result<SecretString, WiringError> {
     reference.read().map_err(|source| WiringError::Secret { setting, source })
 }

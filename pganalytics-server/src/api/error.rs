@@ -10,7 +10,7 @@ use pganalytics_core::idempotency::StoredResponse;
 use pganalytics_core::session::SessionError;
 use pganalytics_core::tokens::TokenStoreError;
 use pganalytics_core::users::UserStoreError;
-use pganalytics_store::postgres::StoreError;
+use pganalytics_store::postgres::{CommitError, StoreError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -211,6 +211,18 @@ impl From<StoreError> for ApiError {
                 Self::conflict("something that the request refers to does not exist any more")
             }
             StoreError::Backend(error) => error.into(),
+            other => Self::internal(other),
+        }
+    }
+}
+
+/// Nothing was committed, or nobody knows: a retry finds out.
+impl From<CommitError> for ApiError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::KeyTaken => Self::in_progress(),
+            CommitError::Store(error) => error.into(),
+            CommitError::Unknown(_) | CommitError::Lost => Self::unavailable(error),
             other => Self::internal(other),
         }
     }

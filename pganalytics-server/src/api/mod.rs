@@ -13,7 +13,7 @@ mod work;
 pub use client_address::client_address;
 pub use error::{ApiError, ErrorBody, ServerFault};
 pub use extract::{ApiJson, ApiPath, ApiQuery, PageQuery, Paged};
-pub use handlers::random_password;
+pub use handlers::{PushMemory, random_password};
 pub use layers::{RateLimits, RequestMeta, error_chain};
 pub use principal::{CollectorPrincipal, Credential, Principal, UserPrincipal};
 pub use router::{router, without_double_slash};

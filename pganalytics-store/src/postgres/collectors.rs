@@ -117,6 +117,8 @@ pub struct Sighting<'a> {
     pub at: DateTime<Utc>,
     /// Where it came from; `None` leaves the address as it is.
     pub address: Option<&'a str>,
+    /// The host that it names; `None` leaves it as it is.
+    pub hostname: Option<&'a str>,
     /// The version that it names; `None` leaves it as it is.
     pub program_version: Option<&'a str>,
     /// How many metrics of it were stored.
@@ -217,6 +219,49 @@ pub async fn register(
     }
 }
 
+/// Takes over a collector that another installation registered, with the id that its tokens carry. `None` when there is
+/// a collector of that id, deleted ones included.
+///
+/// # Errors
+/// When the hostname contains U+0000, or PostgreSQL cannot answer.
+pub async fn adopt(
+    connection: &mut PgConnection,
+    id: CollectorId,
+    hostname: &str,
+    certificate_expires_at: DateTime<Utc>,
+    now: DateTime<Utc>,
+) -> Result<Option<Collector>, StoreError> {
+    text::check([("hostname", Some(hostname))])?;
+    let adopted = sqlx::query_as(concat!(
+        "INSERT INTO collectors (id, name, hostname, status, certificate_expires_at, created_at, updated_at) \
+         VALUES ($1, $2, $2, 'registered', $3, $4, $4) ON CONFLICT (id) DO NOTHING RETURNING ",
+        columns!()
+    ));
+    Ok(adopted
+        .bind(id.0)
+        .bind(hostname)
+        .bind(certificate_expires_at)
+        .bind(now)
+        .fetch_optional(connection)
+        .await?)
+}
+
+/// The collector of a node, deleted ones aside.
+///
+/// # Errors
+/// When PostgreSQL cannot answer.
+pub async fn find_by_node(
+    connection: &mut PgConnection,
+    node_identity: &str,
+) -> Result<Option<Collector>, StoreError> {
+    let found = sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        " FROM collectors WHERE node_identity = $1 AND deleted_at IS NULL"
+    ));
+    Ok(found.bind(node_identity).fetch_optional(connection).await?)
+}
+
 /// A collector that is not deleted.
 ///
 /// # Errors
@@ -297,12 +342,16 @@ pub async fn touch(
     id: CollectorId,
     sighting: &Sighting<'_>,
 ) -> Result<bool, StoreError> {
-    text::check([("address", sighting.address), ("version", sighting.program_version)])?;
+    text::check([
+        ("address", sighting.address),
+        ("hostname", sighting.hostname),
+        ("version", sighting.program_version),
+    ])?;
     let touched = sqlx::query(
         "UPDATE collectors SET status = 'active', last_seen_at = greatest(last_seen_at, $2), \
              address = coalesce($3, address), program_version = coalesce($4, program_version), \
              metrics_count_total = metrics_count_total + $5, pushes_total = pushes_total + 1, \
-             entries_skipped_total = entries_skipped_total + $6 \
+             entries_skipped_total = entries_skipped_total + $6, hostname = coalesce($7, hostname) \
          WHERE id = $1 AND deleted_at IS NULL AND revoked_at IS NULL",
     )
     .bind(id.0)
@@ -311,6 +360,7 @@ pub async fn touch(
     .bind(sighting.program_version)
     .bind(sighting.metrics_stored)
     .bind(sighting.entries_skipped)
+    .bind(sighting.hostname)
     .execute(connection)
     .await?;
     Ok(touched.rows_affected() == 1)

@@ -27,7 +27,14 @@ fn registration(number: u128, node_identity: Option<&'static str>) -> Registrati
 }
 
 fn sighting(seconds: i64) -> Sighting<'static> {
-    Sighting { at: at(seconds), address: None, program_version: None, metrics_stored: 5, entries_skipped: 1 }
+    Sighting {
+        at: at(seconds),
+        address: None,
+        hostname: None,
+        program_version: None,
+        metrics_stored: 5,
+        entries_skipped: 1,
+    }
 }
 
 fn new(registered: Registered) -> Collector {

@@ -7,7 +7,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use pganalytics_core::audit::Actor;
 use pganalytics_core::idempotency::{Fingerprint, IdempotencyKey, StoredResponse};
-use pganalytics_store::postgres::{CommitError, Reply, StoreError, UnitOfWork};
+use pganalytics_store::postgres::{CommitError, Reply, UnitOfWork};
 use tracing::Instrument;
 
 use super::RequestMeta;
@@ -187,18 +187,7 @@ async fn store(response: Response) -> Result<(Response, StoredResponse), ApiErro
 fn answer(outcome: Result<(), CommitError>, response: Response) -> Response {
     match outcome {
         Ok(()) => response,
-        Err(error) => refuse(error).into_response(),
-    }
-}
-
-/// Nothing was committed, or nobody knows: a retry with the same key finds out.
-fn refuse(error: CommitError) -> ApiError {
-    match error {
-        CommitError::KeyTaken => ApiError::in_progress(),
-        CommitError::Store(StoreError::Backend(error)) => error.into(),
-        CommitError::Store(error) => error.into(),
-        CommitError::Unknown(_) | CommitError::Lost => ApiError::unavailable(error),
-        other => ApiError::internal(other),
+        Err(error) => ApiError::from(error).into_response(),
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Push<'a> {
     pub timestamp: Option<Cow<'a, str>>,
     /// The version of the collector.
     pub version: Option<Cow<'a, str>>,
+    /// Whether the collector says that it thins its entries itself.
+    pub thinned: bool,
     /// The entries, oldest first.
     pub entries: Vec<&'a RawValue>,
     /// How many more entries there were than are looked at.
@@ -98,6 +100,7 @@ impl<'a> Visitor<'a> for Body<'_, 'a> {
                 "hostname" => self.0.hostname = text(map.next_value()?),
                 "timestamp" => self.0.timestamp = text(map.next_value()?),
                 "version" => self.0.version = text(map.next_value()?),
+                "thinned" => self.0.thinned = map.next_value::<&RawValue>()?.get() == "true",
                 _ => {
                     map.next_value::<IgnoredAny>()?;
                 }

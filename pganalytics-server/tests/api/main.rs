@@ -1,0 +1,11 @@
+//! The API of the whole server on a real PostgreSQL.
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are not seen as tests")]
+
+#[path = "../common/mod.rs"]
+mod common;
+// The same recordings prove the store, which reads them from its own folder.
+#[path = "../../../pganalytics-store/tests/postgres/metric_samples.rs"]
+mod field_samples;
+
+mod protocol_push;
+mod protocol_tokens;

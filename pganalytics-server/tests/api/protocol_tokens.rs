@@ -1,0 +1,1 @@
+//! Registration, tokens and the pull of the configuration, as collectors in the field do them.

@@ -1,0 +1,232 @@
+//! The whole server on a free port, over a migrated database of the test's own.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusBuilder;
+use pganalytics_core::ids::{CollectorId, UserId};
+use pganalytics_core::random::OsRandom;
+use pganalytics_core::secret::SecretString;
+use pganalytics_core::testing::ManualClock;
+use pganalytics_core::users::{NewUser, Role};
+use pganalytics_server::app::App;
+use pganalytics_server::config::{FileKeyManagerConfig, KeyManagerConfig, ServerConfig};
+use pganalytics_server::lifecycle::{Lifecycle, Phase};
+use pganalytics_server::secret_ref::SecretRef;
+use pganalytics_server::{api, serve, wiring};
+use pganalytics_store::postgres::{
+    Database, MigrateError, Migrator, PostgresConfig, StoreError, fingerprint, users,
+};
+use pganalytics_testkit::{TestDatabase, database_from_template};
+use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::AbortOnDropHandle;
+
+/// The registration secret of the configuration.
+pub(crate) const REGISTRATION_SECRET: &str = "registration-secret-of-the-tests";
+
+/// The secret with which the older installation signed.
+pub(crate) const LEGACY_SECRET: &str = "token-secret-of-an-older-installation";
+
+/// The password of every user.
+const PASSWORD: &str = "correct horse battery staple";
+
+/// How long anything may take.
+pub(crate) const LIMIT: Duration = Duration::from_secs(30);
+
+/// The whole server. Its clock stands still until it is told to move.
+#[derive(Debug)]
+pub(crate) struct TestServer {
+    pub(crate) app: App,
+    pub(crate) clock: ManualClock,
+    pub(crate) http: Client,
+    address: SocketAddr,
+    serving: AbortOnDropHandle<()>,
+    // Dropped in this order: the database last.
+    folder: TempDir,
+    database: TestDatabase,
+}
+
+/// A collector that has registered.
+#[derive(Debug)]
+pub(crate) struct TestCollector {
+    pub(crate) id: CollectorId,
+    pub(crate) token: String,
+    pub(crate) answer: Value,
+}
+
+impl TestServer {
+    /// A server with the default configuration. `None` where PostgreSQL is not installed.
+    pub(crate) async fn start() -> Option<Self> {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A server with a changed configuration.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut ServerConfig)) -> Option<Self> {
+        let database = database_from_template("server", fingerprint(), migrate).await?;
+        let folder = tempfile::tempdir().expect("make a folder");
+        let mut config = configuration(folder.path(), database.url());
+        change(&mut config);
+        wiring::create_keys(&config.keys).expect("make keys");
+        let clock = ManualClock::new();
+        clock.set("2026-11-22T19:00:00Z".parse().expect("a time"));
+        Some(Self::serve(config, clock, folder, database).await)
+    }
+
+    /// The same server anew: what it did not store is gone.
+    pub(crate) async fn restart(self) -> Self {
+        let Self { app, clock, serving, folder, database, .. } = self;
+        serving.abort();
+        app.database.pool().close().await;
+        Self::serve(app.config.clone(), clock, folder, database).await
+    }
+
+    async fn serve(
+        config: ServerConfig,
+        clock: ManualClock,
+        folder: TempDir,
+        database: TestDatabase,
+    ) -> Self {
+        // Whichever test comes first sets it for all.
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let lifecycle = Lifecycle::new();
+        let prometheus = PrometheusBuilder::new().build_recorder().handle();
+        let process = wiring::Process { prometheus, lifecycle: lifecycle.clone() };
+        let app = wiring::services_with_clock(config, process, Arc::new(clock.clone())).await;
+        let app = app.expect("wire the services");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen on loopback");
+        let address = listener.local_addr().expect("a bound socket has an address");
+        let serving = AbortOnDropHandle::new(tokio::spawn({
+            let app = app.clone();
+            async move {
+                let (router, _, _) = api::router(&app);
+                let config = &app.config;
+                serve::serve(listener, router, &app.lifecycle, &config.http, &config.limits).await;
+            }
+        }));
+        lifecycle.advance(Phase::Ready);
+        let http = Client::builder().tls_certs_only([]).timeout(LIMIT).build().expect("make a client");
+        Self { app, clock, http, address, serving, folder, database }
+    }
+
+    /// A request with this path, beginning at `/api/v1`.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("http://{}/api/v1{path}", self.address))
+    }
+
+    pub(crate) fn get(&self, path: &str) -> RequestBuilder {
+        self.request(Method::GET, path)
+    }
+
+    pub(crate) fn post(&self, path: &str) -> RequestBuilder {
+        self.request(Method::POST, path)
+    }
+
+    /// A push as collectors send it.
+    pub(crate) fn push(&self, token: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
+        self.post("/metrics/push").bearer_auth(token).header("Content-Type", "application/json").body(body)
+    }
+
+    /// A connection to write to byte by byte.
+    pub(crate) async fn connect(&self) -> RawConnection {
+        RawConnection(TcpStream::connect(self.address).await.expect("connect to the server"))
+    }
+
+    /// Makes a user and signs in: the access token.
+    pub(crate) async fn sign_in(&self, username: &str, role: Role) -> String {
+        let password = SecretString::new(PASSWORD);
+        let hash = self.app.hash_password(&password).await.expect("hash a password");
+        let id = UserId::generate(&self.clock, &OsRandom);
+        let new = NewUser::new(id, username.parse().expect("a username"), role).with_password(hash, true);
+        let mut connection = self.app.database.begin().await.expect("begin");
+        users::create(&mut connection, &new, "2026-01-01T00:00:00Z".parse().expect("a time"))
+            .await
+            .expect("make a user");
+        connection.commit().await.expect("commit");
+        let body = json!({ "username": username, "password": PASSWORD });
+        let (status, answer) = answer(self.post("/auth/login").json(&body)).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["access_token"].as_str().expect("an access token").to_owned()
+    }
+
+    /// Registers a collector as those in the field do.
+    pub(crate) async fn register(&self, hostname: &str) -> TestCollector {
+        let body = json!({ "name": hostname, "hostname": hostname, "version": "3.0.0" });
+        let request = self.post("/collectors/register").header("X-Registration-Secret", REGISTRATION_SECRET);
+        let (status, answer) = answer(request.json(&body)).await;
+        assert_eq!(status, 200, "{answer}");
+        let text = |field: &str| answer[field].as_str().expect("a text").to_owned();
+        TestCollector {
+            id: text("collector_id").parse().expect("an id"),
+            token: text("token"),
+            answer: answer.clone(),
+        }
+    }
+
+    /// What a query finds, as one number.
+    pub(crate) async fn number(&self, query: &'static str) -> i64 {
+        let mut connection = self.app.database.read().await.expect("connect");
+        sqlx::query_scalar(query).fetch_one(&mut *connection).await.expect("a number")
+    }
+}
+
+/// A connection to write to byte by byte.
+#[derive(Debug)]
+pub(crate) struct RawConnection(TcpStream);
+
+impl RawConnection {
+    pub(crate) async fn write(&mut self, bytes: &[u8]) {
+        self.0.write_all(bytes).await.expect("write to the server");
+    }
+
+    /// The head of the next answer.
+    pub(crate) async fn read_head(&mut self) -> String {
+        let mut head = Vec::new();
+        let reading = async {
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(self.0.read_u8().await.expect("read from the server"));
+            }
+        };
+        tokio::time::timeout(LIMIT, reading).await.expect("an answer in time");
+        String::from_utf8(head).expect("heads are ASCII")
+    }
+}
+
+/// The status and the JSON of an answer.
+pub(crate) async fn answer(request: RequestBuilder) -> (StatusCode, Value) {
+    let response = request.send().await.expect("an answer");
+    let status = response.status();
+    let text = response.text().await.expect("a body");
+    let body = if text.is_empty() { Value::Null } else { serde_json::from_str(&text).expect("JSON") };
+    (status, body)
+}
+
+fn configuration(folder: &Path, database_url: &str) -> ServerConfig {
+    let secret = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).expect("write a secret");
+        SecretRef::File(path)
+    };
+    let mut config = ServerConfig::default();
+    config.database.url = secret("database-url", database_url);
+    config.keys = KeyManagerConfig::File(FileKeyManagerConfig { path: folder.join("keys") });
+    config.collectors.registration_secret = Some(secret("registration-secret", REGISTRATION_SECRET));
+    config.collectors.legacy_token_secret = Some(secret("legacy-secret", LEGACY_SECRET));
+    config
+}
+
+async fn migrate(url: String) -> Result<(), MigrateError> {
+    let database = connect(&url).await?;
+    Migrator::new().up(&database, None).await?;
+    database.pool().close().await;
+    Ok(())
+}
+
+async fn connect(url: &str) -> Result<Database, StoreError> {
+    Database::connect(&PostgresConfig::new(url.to_owned())).await
+}
