@@ -10,6 +10,8 @@ pub mod error;
 pub mod idempotency;
 pub mod ids;
 pub mod keys;
+#[cfg(feature = "tower")]
+pub mod layer;
 pub mod leader;
 pub mod notifier;
 pub mod one_time;

@@ -1,0 +1,7 @@
+//! tower layers that need nothing but a port.
+
+mod request_id;
+
+pub use request_id::{
+    REQUEST_ID, REQUEST_ID_MAX_BYTES, RequestId, RequestIdFuture, RequestIdLayer, RequestIdService,
+};
