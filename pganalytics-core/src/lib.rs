@@ -21,6 +21,7 @@ pub mod secret;
 pub mod session;
 pub mod signing;
 #[cfg(feature = "testing")]
+#[expect(clippy::unwrap_used, reason = "a suite is a test, although it is compiled into the library")]
 pub mod testing;
 pub mod tokens;
 pub mod users;

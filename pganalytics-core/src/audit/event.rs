@@ -180,10 +180,9 @@ impl AuditEvent {
     /// Cuts texts from outside to [`TEXT_MAX_BYTES`], ending in `…[truncated N bytes]`.
     #[must_use]
     pub fn bounded(mut self) -> Self {
-        for text in [&mut self.reason, &mut self.request_id, &mut self.user_agent, &mut self.actor.name] {
-            if let Some(text) = text {
-                truncate(text);
-            }
+        let texts = [&mut self.reason, &mut self.request_id, &mut self.user_agent, &mut self.actor.name];
+        for text in texts.into_iter().flatten() {
+            truncate(text);
         }
         self
     }

@@ -179,10 +179,10 @@ mod tests {
             source
         }
 
-        async fn ask(&self, answer: Result<&'static str, &'static str>) -> Result<Bytes, &'static str> {
+        async fn ask(&self, answer: Result<&'static str, &'static str>) -> Result<Bytes, String> {
             self.calls.fetch_add(1, Ordering::SeqCst);
             self.gate.acquire().await.unwrap().forget();
-            answer.map(Bytes::from)
+            answer.map(Bytes::from).map_err(str::to_owned)
         }
 
         fn calls(&self) -> usize {
@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    type TestLoader = Arc<Loader<&'static str>>;
+    type TestLoader = Arc<Loader<String>>;
 
     fn loader(cache: impl Cache) -> TestLoader {
         let random = Arc::new(SeededRandom::new(1));
@@ -205,7 +205,7 @@ mod tests {
         loader: &TestLoader,
         source: &Arc<Source>,
         answer: Result<&'static str, &'static str>,
-    ) -> tokio::task::JoinHandle<Result<Bytes, Arc<&'static str>>> {
+    ) -> tokio::task::JoinHandle<Result<Bytes, Arc<String>>> {
         let (loader, source) = (Arc::clone(loader), Arc::clone(source));
         tokio::spawn(async move { loader.load("key", || source.ask(answer)).await })
     }
@@ -264,7 +264,7 @@ mod tests {
         until(|| waiting(&loader) == 5).await;
         source.gate.add_permits(100);
         for load in loads {
-            assert_eq!(load.await.unwrap(), Err(Arc::new("down")));
+            assert_eq!(load.await.unwrap(), Err(Arc::new("down".to_owned())));
         }
         assert_eq!(source.calls(), 1);
         assert_eq!(load(&loader, &source, Ok("up")).await.unwrap(), Ok(Bytes::from("up")));
