@@ -1,5 +1,10 @@
 //! Backups in a directory: the port's contract, and what only a directory can show.
 #![cfg(feature = "local")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a helper of a test fails the test, and says why it is skipped"
+)]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -12,7 +17,7 @@ use bytes::Bytes;
 use pganalytics_core::backup::{BackupTarget, BackupTargetError, ObjectPath, PutMode};
 use pganalytics_core::testing::Subject;
 use pganalytics_store::LocalBackupTarget;
-use pganalytics_testkit::wait_until;
+use pganalytics_testkit::{Child, wait_until};
 use tempfile::TempDir;
 
 const FOLDER: &str = "PGA_TEST_BACKUP_FOLDER";
@@ -187,7 +192,6 @@ async fn folder_stays_the_same_when_its_path_is_replaced() {
 fn child(test: &str, folder: &Path) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--ignored", "--nocapture"]).env(FOLDER, folder);
-    command.stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
 
@@ -212,13 +216,12 @@ async fn kill_in_the_middle_leaves_whole_objects() {
     let root = folder.path().join("backups");
     let mut killed_in_the_middle = 0;
     for delay in 0..8 {
-        let mut writer = child("write_until_killed", &root).spawn().unwrap();
+        let writer = Child::spawn("writer", child("write_until_killed", &root)).unwrap();
         let begun = wait_until(Duration::from_secs(20), async || left_behind(folder.path()) > 0).await;
-        assert!(begun, "the child does not write: {:?}", writer.try_wait());
-        // Anywhere within a round of the child.
+        assert!(begun, "the child does not write: {}", writer.log());
+        // Not a wait for anything: it is killed anywhere within its round.
         tokio::time::sleep(Duration::from_millis(delay * 3)).await;
-        writer.kill().unwrap();
-        writer.wait().unwrap();
+        writer.kill_9().await;
         killed_in_the_middle += usize::from(left_behind(folder.path()) > 0);
         for object in target.list(None, None, 10_000).await.unwrap() {
             assert_eq!(object.size, 4 * MIB as u64, "{}", object.path);

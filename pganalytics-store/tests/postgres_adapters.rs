@@ -1,10 +1,26 @@
 //! The unit of work and the adapters of ports on a real PostgreSQL.
 #![cfg(feature = "postgres")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "a helper of a test fails the test, and children speak to their parent"
+)]
 
 mod common;
 #[path = "postgres_adapters/contracts.rs"]
 mod contracts;
+#[path = "postgres_adapters/faults.rs"]
+mod faults;
+#[path = "postgres_adapters/leader.rs"]
+mod leader;
+#[path = "postgres_adapters/notifier.rs"]
+mod notifier;
 #[path = "postgres_adapters/outbox.rs"]
 mod outbox;
+#[path = "postgres_adapters/proxy.rs"]
+mod proxy;
+#[path = "postgres_adapters/sessions.rs"]
+mod sessions;
 #[path = "postgres_adapters/unit_of_work.rs"]
 mod unit_of_work;

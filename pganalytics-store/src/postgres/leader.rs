@@ -26,17 +26,21 @@ impl PostgresLeader {
 
     /// Whether nobody has held the role since this lease was given; until the transaction ends, nobody else can.
     ///
-    /// Call it last before the commit, and roll back when it is `false`: a new holder waits for the transaction.
+    /// Call it last before the commit, and roll back when it is `false`. A new holder waits for the transaction,
+    /// which PostgreSQL therefore ends when the program falls silent for a second.
     ///
     /// # Errors
     /// When PostgreSQL could not answer.
     pub async fn confirm(connection: &mut PgConnection, lease: &Lease) -> Result<bool, StoreError> {
-        let held = sqlx::query("SELECT FROM leases WHERE role = $1 AND holder = $2 AND fence = $3 FOR SHARE")
-            .bind(&lease.role)
-            .bind(lease.holder.0)
-            .bind(lease.fence.0)
-            .fetch_optional(connection)
-            .await?;
+        let held = sqlx::query(
+            "SELECT set_config('idle_in_transaction_session_timeout', '1s', true) FROM leases \
+             WHERE role = $1 AND holder = $2 AND fence = $3 FOR SHARE",
+        )
+        .bind(&lease.role)
+        .bind(lease.holder.0)
+        .bind(lease.fence.0)
+        .fetch_optional(connection)
+        .await?;
         Ok(held.is_some())
     }
 

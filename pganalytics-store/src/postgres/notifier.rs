@@ -8,7 +8,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
 use pganalytics_core::error::BackendError;
-use pganalytics_core::notifier::{Notification, Notifier, NotifierError, PAYLOAD_MAX_BYTES, Subscription};
+use pganalytics_core::notifier::{
+    Notification, Notifier, NotifierError, Subscription, check_channel, check_payload,
+};
 use sqlx::PgConnection;
 use sqlx::postgres::PgListener;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -81,9 +83,7 @@ impl PostgresNotifier {
         payload: &[u8],
     ) -> Result<(), NotifierError> {
         let channel = channel_name(channel)?;
-        if payload.len() > PAYLOAD_MAX_BYTES {
-            return Err(NotifierError::TooLarge { size: payload.len(), limit: PAYLOAD_MAX_BYTES });
-        }
+        check_payload(payload)?;
         sqlx::query("SELECT pg_notify($1, $2)")
             .bind(channel)
             .bind(STANDARD_NO_PAD.encode(payload))
@@ -330,9 +330,6 @@ async fn within<T>(
 }
 
 fn channel_name(channel: &str) -> Result<String, NotifierError> {
-    let allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_');
-    if !(1..=40).contains(&channel.len()) || !channel.bytes().all(allowed) {
-        return Err(NotifierError::InvalidChannel { channel: channel.to_owned() });
-    }
+    check_channel(channel)?;
     Ok(format!("{PREFIX}{channel}"))
 }

@@ -67,3 +67,18 @@ mod idempotency_store {
 
     pganalytics_core::idempotency_contract!(postgres());
 }
+
+mod notifier {
+    use pganalytics_core::notifier::Notifier;
+    use pganalytics_store::postgres::{PostgresNotifier, PostgresNotifierConfig};
+
+    use super::*;
+
+    async fn postgres() -> Option<Subject<dyn Notifier>> {
+        let (test, database) = migrated().await?;
+        let notifier = PostgresNotifier::new(database, PostgresNotifierConfig::default());
+        Some(Subject::<dyn Notifier>::real_time(Arc::new(notifier)).keeping(test))
+    }
+
+    pganalytics_core::notifier_contract!(postgres());
+}

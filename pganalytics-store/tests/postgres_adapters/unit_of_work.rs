@@ -9,13 +9,15 @@ use pganalytics_core::ids::EventId;
 use pganalytics_core::random::OsRandom;
 use pganalytics_store::postgres::change_events::{self, Change, ChangeEvent, ChangeFilter};
 use pganalytics_store::postgres::{
-    Begun, CommitError, Database, OutboxMessage, Reply, StoreError, UnitOfWork, UnitOfWorkLimits,
+    Begun, CommitError, Database, OutboxMessage, PostgresConfig, Reply, StoreError, UnitOfWork,
+    UnitOfWorkLimits,
 };
-use pganalytics_testkit::TestDatabase;
+use pganalytics_testkit::{TestDatabase, wait_until};
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 use crate::common;
+use crate::proxy::Proxy;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -283,9 +285,45 @@ async fn effect_that_ends_the_transaction_is_found_out() {
 }
 
 #[tokio::test]
+async fn unit_of_work_costs_three_round_trips() {
+    let Some((test, _)) = database().await else { return };
+    let proxy = Proxy::to(test.url()).await;
+    let mut config = PostgresConfig::new(proxy.url().to_owned());
+    config.max_connections = 1;
+    let database = Database::connect(&config).await.unwrap();
+    for (name, warm) in [("first", false), ("second", true)] {
+        let (key, body) = (key(name), fingerprint("body"));
+        let began = proxy.requests();
+        let mut unit = fresh(&database, &key, &body).await;
+        let claimed = proxy.requests();
+        insert(unit.connection(), name).await.unwrap();
+        unit.record(event("effect.create", name));
+        unit.record(event("effect.create", name));
+        unit.enqueue(OutboxMessage::new(event("a", "b").id.0, "mail", json!({}), SystemClock.now()));
+        let worked = proxy.requests();
+        unit.commit_with(&response("").into(), DAY).await.unwrap();
+        let committed = proxy.requests();
+        if warm {
+            assert_eq!((claimed - began, worked - claimed, committed - worked), (2, 1, 1));
+        }
+        back_in_the_pool(&database).await;
+        let began = proxy.requests();
+        let unit = without_key(&database).await;
+        assert_eq!(proxy.requests() - began, 1);
+        unit.commit().await.unwrap();
+        back_in_the_pool(&database).await;
+        assert_eq!(proxy.requests() - began, 3, "the pool tests a connection that comes back");
+    }
+}
+
+async fn back_in_the_pool(database: &Database) {
+    assert!(wait_until(Duration::from_secs(5), async || database.pool().num_idle() == 1).await);
+}
+
+#[tokio::test]
 async fn connections_return_clean() {
     let Some((test, _)) = database().await else { return };
-    let mut config = pganalytics_store::postgres::PostgresConfig::new(test.url().to_owned());
+    let mut config = PostgresConfig::new(test.url().to_owned());
     config.max_connections = 1;
     let database = Database::connect(&config).await.unwrap();
     let settings = "SELECT array[current_setting('synchronous_commit'), \
@@ -312,7 +350,7 @@ async fn connections_return_clean() {
 #[tokio::test]
 async fn begin_that_is_cut_off_leaves_no_open_transaction() {
     let Some((test, _)) = database().await else { return };
-    let mut config = pganalytics_store::postgres::PostgresConfig::new(test.url().to_owned());
+    let mut config = PostgresConfig::new(test.url().to_owned());
     config.max_connections = 1;
     let database = Database::connect(&config).await.unwrap();
     let other = common::connect(test.url()).await;
