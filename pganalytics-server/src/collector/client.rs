@@ -10,6 +10,7 @@ use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, 
 use reqwest::redirect::Policy;
 use reqwest::tls::{Certificate, Identity};
 use reqwest::{Client, RequestBuilder, Response, StatusCode};
+use rustls::crypto::CryptoProvider;
 use serde::{Deserialize, Serialize};
 use url::Url;
 use uuid::Uuid;
@@ -131,6 +132,11 @@ impl ServerClient {
             let what = what.to_owned();
             move |error: reqwest::Error| ClientError { what, reason: chain(&error) }
         };
+        if CryptoProvider::get_default().is_none() {
+            // The HTTP client would panic.
+            let reason = "the program has not installed a default provider".to_owned();
+            return Err(ClientError { what: "TLS".into(), reason });
+        }
         let mut builder = Client::builder()
             .user_agent(concat!("pganalytics-collector/", env!("CARGO_PKG_VERSION")))
             .redirect(Policy::none())

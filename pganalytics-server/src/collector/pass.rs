@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures::StreamExt;
-use futures::stream;
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt, stream};
 use pganalytics_core::clock::Clock;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -102,7 +102,9 @@ impl Collection {
     /// Reads what is wanted. One failing part never stops the others.
     pub(super) async fn collect(&self, wanted: &Wanted) -> Collected {
         let mut collected = self.collect_host(wanted).await;
-        let passes = self.instances.iter().map(|watched| self.collect_instance(watched, wanted));
+        // Boxed: as a stream of borrowing closures the whole collection could not move between threads.
+        let passes: Vec<BoxFuture<'_, (Collected, Rounds)>> =
+            self.instances.iter().map(|watched| self.collect_instance(watched, wanted).boxed()).collect();
         let mut passes = stream::iter(passes).buffered(self.limits.parallel_instances);
         let mut rounds = BTreeMap::new();
         while let Some((pass, of_instance)) = passes.next().await {

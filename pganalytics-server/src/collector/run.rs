@@ -8,7 +8,7 @@ use pganalytics_core::clock::Clock;
 use pganalytics_core::random::{Random, RandomExt};
 use tokio::select;
 use tokio::sync::{Notify, watch};
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::assembly::{Assembly, Collector, StartError};
@@ -27,6 +27,9 @@ const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// Part of it for the last collection.
 const LAST_COLLECTION_LIMIT: Duration = Duration::from_secs(4);
 
+/// Rounds of pushes at the end, if the server answers at all.
+const LAST_TRIES: usize = 3;
+
 /// The schedule looks at the clock at least this often: it may be set.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 
@@ -35,6 +38,8 @@ const PULL_RETRY: Duration = Duration::from_secs(60);
 
 /// Collects and pushes until it is told to stop; then collects a last time, and pushes what it can within ten seconds.
 /// The rest stays in the spool.
+///
+/// The process needs a default TLS provider (`CryptoProvider::install_default`) before.
 ///
 /// # Errors
 /// When the collector cannot start. Nothing that happens later ends it.
@@ -280,15 +285,19 @@ impl Pushing {
         time.mul_f64(0.9 + 0.2 * self.random.next_fraction())
     }
 
-    /// Pushes what is left, for as long as there is time.
+    /// Pushes what is left, as long as there is time and the server answers.
     async fn flush(&mut self, deadline: Instant) {
         let flush = async {
-            while let Some(wait) = self.drain().await {
-                sleep(wait.min(Duration::from_secs(1))).await;
+            for _ in 0..LAST_TRIES {
+                match self.drain().await {
+                    None => return true,
+                    Some(wait) => sleep(wait.min(Duration::from_secs(1))).await,
+                }
             }
+            false
         };
-        if tokio::time::timeout_at(deadline, flush).await.is_err() {
-            tracing::warn!("not everything could be pushed in time, the rest stays in the spool");
+        if !timeout_at(deadline, flush).await.unwrap_or(false) {
+            tracing::warn!("not everything could be pushed, the rest stays in the spool");
         }
     }
 }
@@ -310,5 +319,36 @@ fn warn_of_odd_settings(config: &CollectorConfig) {
         url.host_str().is_some_and(|host| host == "localhost" || host.starts_with("127.") || host == "[::1]");
     if url.scheme() == "http" && !is_local {
         tracing::warn!("`server.url` is not https: tokens and statistics travel in the open");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pganalytics_core::clock::SystemClock;
+    use pganalytics_core::random::OsRandom;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_collector_runs_as_a_task_of_another_program_and_ends_with_it() {
+        // Another test of this process may have been first.
+        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = CollectorConfig::default();
+        config.server.url = "http://127.0.0.1:1".parse().unwrap();
+        config.node.state_dir = folder.path().join("state");
+        let stop = CancellationToken::new();
+        let running = tokio::spawn(run(config, Arc::new(SystemClock), Arc::new(OsRandom), stop.clone()));
+        let spool = folder.path().join("state/spool");
+        let spooled = async || {
+            let files = std::fs::read_dir(&spool).into_iter().flatten();
+            files
+                .filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|kind| kind == "batch"))
+                .count()
+                > 0
+        };
+        assert!(pganalytics_testkit::wait_until(Duration::from_secs(20), spooled).await);
+        stop.cancel();
+        timeout(STOP_LIMIT + Duration::from_secs(5), running).await.unwrap().unwrap().unwrap();
     }
 }
