@@ -12,6 +12,7 @@ mod work;
 
 pub use client_address::client_address;
 pub use error::{ApiError, ErrorBody, ServerFault};
+pub(crate) use extract::refuse_body;
 pub use extract::{ApiJson, ApiPath, ApiQuery, PageQuery, Paged};
 pub use handlers::{PushMemory, random_password};
 pub use layers::{RateLimits, RequestMeta, error_chain};

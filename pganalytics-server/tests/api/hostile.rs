@@ -75,7 +75,8 @@ async fn hostile_requests_to_every_route_are_answered_below_500() {
             continue;
         }
         let method: Method = method.parse().expect("a method");
-        let token = if path.contains("/metrics/push") || path.contains("/config/") { &collector } else { &admin };
+        let token =
+            if path.contains("/metrics/push") || path.contains("/config/") { &collector } else { &admin };
         for parameter in PARAMETERS.iter().take(if path.contains('{') { 5 } else { 1 }) {
             let path = fill(path, parameter);
             let payloads = if method == Method::GET { &bodies[..1] } else { &bodies[..] };
@@ -84,8 +85,15 @@ async fn hostile_requests_to_every_route_are_answered_below_500() {
                     .raw_request(method.clone(), &path)
                     .bearer_auth(token)
                     .header("content-type", "application/json")
+                    // No request must find a connection that the server closed over the one before.
+                    .header("connection", "close")
                     .body(body.clone());
-                let response = request.timeout(LIMIT).send().await.expect("an answer");
+                let response = match request.timeout(LIMIT).send().await {
+                    Ok(response) => response,
+                    // The server may hang up on what it does not read, before everything is written.
+                    Err(error) if *what == "too large" && error.is_request() => continue,
+                    Err(error) => panic!("{endpoint} with `{parameter}` and {what}: {error:?}"),
+                };
                 assert_answer(endpoint, parameter, what, response).await;
                 answered += 1;
             }
@@ -101,7 +109,9 @@ async fn assert_answer(endpoint: &str, parameter: &str, what: &str, response: re
     let text = response.text().await.expect("a body");
     assert!(status.as_u16() < 500, "{endpoint} with `{parameter}` and {what}: {status} {text}");
     if status.as_u16() >= 400 {
-        let error: Value = serde_json::from_str(&text).expect("an error in JSON");
+        let error: Value = serde_json::from_str(&text).unwrap_or_else(|_| {
+            panic!("{endpoint} with `{parameter}` and {what}: {status} `{text}` is no JSON")
+        });
         assert_eq!(error["code"], status.as_u16(), "{endpoint} {what}: {error}");
         assert!(error["message"].is_string(), "{endpoint} {what}: {error}");
     }
@@ -153,7 +163,13 @@ async fn unknown_users_and_wrong_passwords_get_the_same_answer() {
 async fn injection_strings_come_back_verbatim() {
     let Some(server) = TestServer::start().await else { return };
     let admin = server.sign_in("admin", Role::Admin).await;
-    for name in ["'; DROP TABLE users; --", "<script>alert(1)</script>", "${jndi:ldap://x}", "\u{202e}evil", "a\\'b\"c"] {
+    for name in [
+        "'; DROP TABLE users; --",
+        "<script>alert(1)</script>",
+        "${jndi:ldap://x}",
+        "\u{202e}evil",
+        "a\\'b\"c",
+    ] {
         let body = json!({
             "username": format!("user {name}x"), "full_name": name, "password": "correct horse battery",
             "role": "viewer",

@@ -7,5 +7,6 @@ mod common;
 #[path = "../../../pganalytics-store/tests/postgres/metric_samples.rs"]
 mod field_samples;
 
+mod hostile;
 mod protocol_push;
 mod protocol_tokens;

@@ -116,7 +116,12 @@ impl TestServer {
 
     /// A request with this path, beginning at `/api/v1`.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("http://{}/api/v1{path}", self.address))
+        self.raw_request(method, &format!("/api/v1{path}"))
+    }
+
+    /// A request with this path.
+    pub(crate) fn raw_request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.http.request(method, format!("http://{}{path}", self.address))
     }
 
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {

@@ -93,5 +93,9 @@ async fn two_servers_run_each_background_job_once() {
     assert!(one_leader_a_role.await, "every role finds a leader");
     assert_eq!(cluster.number("SELECT count(DISTINCT instance) FROM running_servers").await, 2);
     // A role is one row: two leaders of one role cannot be written down. Each holding has a fence of its own.
-    assert_eq!(cluster.number("SELECT count(*) FROM leases WHERE fence > 1").await, 0, "nobody took a role over");
+    assert_eq!(
+        cluster.number("SELECT count(*) FROM leases WHERE fence > 1").await,
+        0,
+        "nobody took a role over"
+    );
 }

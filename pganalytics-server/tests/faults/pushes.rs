@@ -78,12 +78,7 @@ impl Pushed {
         let stored: BTreeMap<i64, i64> = cluster.stored_markers().await.into_iter().collect();
         let lost: Vec<_> = self.acknowledged.iter().filter(|marker| !stored.contains_key(marker)).collect();
         let doubled: Vec<_> = stored.iter().filter(|(_, times)| **times != 1).collect();
-        println!(
-            "acknowledged {}, stored {}, sent {}",
-            self.acknowledged.len(),
-            stored.len(),
-            self.sent
-        );
+        println!("acknowledged {}, stored {}, sent {}", self.acknowledged.len(), stored.len(), self.sent);
         assert!(!self.acknowledged.is_empty());
         assert!(lost.is_empty(), "acknowledged but not stored: {lost:?}");
         assert!(doubled.is_empty(), "stored more than once: {doubled:?}");

@@ -1,5 +1,7 @@
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, http::StatusCode};
@@ -17,7 +19,7 @@ use utoipa_axum::routes;
 
 use super::users::{UserView, resource};
 use crate::api::{
-    Access, ApiError, ApiJson, ErrorBody, Replay, RequestMeta, Routes, UserPrincipal, WorkHandle,
+    Access, ApiError, ApiJson, ErrorBody, Replay, RequestMeta, Routes, UserPrincipal, WorkHandle, refuse_body,
 };
 use crate::app::App;
 use crate::cookies;
@@ -156,8 +158,9 @@ struct Refresh {
 async fn refresh(
     State(app): State<App>,
     headers: HeaderMap,
-    body: axum::body::Bytes,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
+    let body = body.map_err(|rejection| refuse_body(&rejection))?;
     // One client of the web interface sends no body at all, and no content type.
     let given: Refresh = match body.is_empty() {
         true => Refresh::default(),
