@@ -7,6 +7,7 @@ mod common;
 #[path = "../../../pganalytics-store/tests/postgres/metric_samples.rs"]
 mod field_samples;
 
+mod collectors;
 mod hostile;
 mod protocol_push;
 mod protocol_tokens;

@@ -1,11 +1,16 @@
 //! The routes, a module for each family.
 
 mod alert_rules;
+mod api_tokens;
+mod collector_config;
 mod collectors;
+mod config_text;
 mod documentation;
 mod health;
 mod metrics;
+mod names;
 mod protocol;
+mod registration_secrets;
 mod sign_in;
 mod users;
 
@@ -24,5 +29,8 @@ pub(super) fn register(routes: Routes) -> Routes {
         .group(metrics::routes)
         .group(alert_rules::routes)
         .group(collectors::routes)
+        .group(collector_config::routes)
+        .group(registration_secrets::routes)
+        .group(api_tokens::routes)
         .group(protocol::routes)
 }
