@@ -10,8 +10,10 @@ has_postgres() { compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || c
 missing=()
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 has_postgres || missing+=(postgresql)
+command -v curl >/dev/null || missing+=(curl ca-certificates)
 if [ "$purpose" = test ]; then
     command -v redis-server >/dev/null || missing+=(redis-server)
+    command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 

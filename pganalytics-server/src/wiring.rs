@@ -17,7 +17,7 @@ use pganalytics_core::ids::InstanceId;
 use pganalytics_core::keys::{KeyManager, KeyName};
 use pganalytics_core::random::{OsRandom, Random};
 use pganalytics_core::secret::SecretString;
-use pganalytics_core::signing::Signer;
+use pganalytics_core::signing::{MemorySigningKeyStore, Signer, SigningKeyStore};
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig, Ed25519SignerError};
 use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig, FileKeyManagerError};
 use pganalytics_store::postgres::{
@@ -118,8 +118,32 @@ pub async fn services_with_clock(
     process: Process,
     clock: Arc<dyn Clock>,
 ) -> Result<App, WiringError> {
-    let random: Arc<dyn Random> = Arc::new(OsRandom);
     let database = database(&config.database)?;
+    let store = Arc::new(PostgresSigningKeyStore::new(database.clone()));
+    let signer = signer(&config.keys, store, &clock).await?;
+    assemble(config, process, clock, database, signer)
+}
+
+/// Services that reach no database: enough to describe the API, too little to serve it.
+///
+/// # Errors
+/// When something that the configuration names cannot be used.
+pub async fn unconnected_services(config: ServerConfig, process: Process) -> Result<App, WiringError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let database = Database::new(&PostgresConfig::new("postgres://localhost".to_owned()))
+        .map_err(WiringError::Database)?;
+    let signer = signer(&config.keys, Arc::new(MemorySigningKeyStore::default()), &clock).await?;
+    assemble(config, process, clock, database, signer)
+}
+
+fn assemble(
+    config: ServerConfig,
+    process: Process,
+    clock: Arc<dyn Clock>,
+    database: Database,
+    signer: Arc<dyn Signer>,
+) -> Result<App, WiringError> {
+    let random: Arc<dyn Random> = Arc::new(OsRandom);
     let users = Arc::new(PostgresUserStore::new(database.clone(), Arc::clone(&clock)));
     let sessions =
         Arc::new(PostgresSessionStore::new(database.clone(), Arc::clone(&clock), Arc::clone(&random)));
@@ -128,7 +152,6 @@ pub async fn services_with_clock(
     let local = ProviderId("local".into());
     let sign_in: Arc<dyn AuthProvider> =
         Arc::new(LocalAuthProvider::new(local, users.clone(), Arc::clone(&passwords), Arc::clone(&clock)));
-    let signer = signer(&config.keys, &database, &clock).await?;
     let keys = Arc::new(KeySet::new(Arc::clone(&signer), Arc::clone(&clock), KeySetConfig::default()));
     let cookies = Cookies::new(config.http.public_url.scheme() == "https");
     let identity = Identity::new(IdentityServices {
@@ -192,12 +215,11 @@ pub fn check(config: &ServerConfig) -> Result<(), WiringError> {
 
 async fn signer(
     config: &KeyManagerConfig,
-    database: &Database,
+    store: Arc<dyn SigningKeyStore>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<dyn Signer>, WiringError> {
     let wrapping = signing_key_wrapping();
     let keys = key_manager(config, clock)?;
-    let store = Arc::new(PostgresSigningKeyStore::new(database.clone()));
     let signer = Ed25519Signer::connect(store, keys, Arc::clone(clock), Ed25519SignerConfig::new(wrapping));
     Ok(Arc::new(signer.await.map_err(WiringError::SigningKeys)?))
 }

@@ -3,7 +3,9 @@ use std::path::Path;
 use clap::Subcommand;
 
 use super::{Failure, load, print};
-use crate::config::{reference, sample, schema};
+use crate::config::{FileKeyManagerConfig, KeyManagerConfig, ServerConfig, reference, sample, schema};
+use crate::lifecycle::Lifecycle;
+use crate::{api, telemetry, wiring};
 
 /// Check, show and explain the configuration.
 #[derive(Debug, Subcommand)]
@@ -18,13 +20,15 @@ pub(super) enum ConfigCommand {
     Reference,
     /// Print the JSON schema of the configuration.
     Schema,
+    /// Print the OpenAPI document of the HTTP API. The same is served at /api/v1/openapi.json.
+    Openapi,
 }
 
-pub(super) fn run(command: ConfigCommand, file: Option<&Path>) -> Result<(), Failure> {
+pub(super) async fn run(command: ConfigCommand, file: Option<&Path>) -> Result<(), Failure> {
     match command {
         ConfigCommand::Check => {
             let config = load(file)?;
-            crate::wiring::check(&config)?;
+            wiring::check(&config)?;
             print("The configuration is right.");
         }
         ConfigCommand::Print => {
@@ -36,6 +40,24 @@ pub(super) fn run(command: ConfigCommand, file: Option<&Path>) -> Result<(), Fai
         ConfigCommand::Schema => {
             print(serde_json::to_string_pretty(&schema()).map_err(Failure::internal)?);
         }
+        ConfigCommand::Openapi => print(openapi().await?),
     }
     Ok(())
+}
+
+/// The document of a server with default settings, which needs neither database nor keys.
+async fn openapi() -> Result<String, Failure> {
+    let folder = tempfile::tempdir().map_err(Failure::internal)?;
+    let keys = KeyManagerConfig::File(FileKeyManagerConfig { path: folder.path().join("keys") });
+    wiring::create_keys(&keys)?;
+    let process = wiring::Process {
+        prometheus: telemetry::init_metrics().map_err(Failure::internal)?,
+        lifecycle: Lifecycle::new(),
+    };
+    let app = wiring::unconnected_services(ServerConfig { keys, ..ServerConfig::default() }, process).await?;
+    let (_, document, _) = api::router(&app);
+    // The members that routes add come in no particular order.
+    let mut document = serde_json::to_value(&document).map_err(Failure::internal)?;
+    document.sort_all_objects();
+    serde_json::to_string_pretty(&document).map_err(Failure::internal)
 }

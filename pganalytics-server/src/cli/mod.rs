@@ -10,6 +10,7 @@ mod serve;
 mod status;
 mod user;
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -74,7 +75,7 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<(), Failure> {
     let file = cli.config.as_deref();
     match cli.command {
-        Command::Config(command) => config::run(command, file),
+        Command::Config(command) => config::run(command, file).await,
         Command::Dev(command) => dev::run(command).await,
         Command::Status(command) => status::run(command, file).await,
         Command::Doctor(command) => doctor::run(command, file).await,
@@ -100,8 +101,7 @@ fn load_or_development(file: Option<&std::path::Path>) -> Result<ServerConfig, F
     load(file.or(development.as_deref()))
 }
 
-/// Prints a line of a command's result.
-#[expect(clippy::print_stdout, reason = "the result of a command is its standard output")]
+/// Prints a line of a command's result. A reader that has gone away wants no more of it.
 pub(crate) fn print(text: impl std::fmt::Display) {
-    println!("{text}");
+    drop(writeln!(std::io::stdout(), "{text}"));
 }

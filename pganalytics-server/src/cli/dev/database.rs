@@ -86,7 +86,7 @@ pub(super) async fn first_metrics(url: String) -> Result<(), Failure> {
 
 /// Makes the database, and has PostgreSQL count statements where it can.
 async fn prepare(server: &mut LocalPostgres) -> Result<(), Failure> {
-    let mut connection = connect(&server.url()).await?;
+    let mut connection = load_statements(server).await?;
     let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
         .bind(DATABASE)
         .fetch_one(&mut connection)
@@ -98,22 +98,7 @@ async fn prepare(server: &mut LocalPostgres) -> Result<(), Failure> {
             .await
             .map_err(Failure::internal)?;
     }
-    // Only the running server knows whether it has the library; one that it lacked would keep it from starting.
-    let to_load: bool = sqlx::query_scalar(
-        "SELECT current_setting('shared_preload_libraries') = ''
-            AND EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_stat_statements')",
-    )
-    .fetch_one(&mut connection)
-    .await
-    .map_err(Failure::internal)?;
-    if to_load {
-        sqlx::query("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")
-            .execute(&mut connection)
-            .await
-            .map_err(Failure::internal)?;
-        connection.close().await.map_err(Failure::internal)?;
-        server.restart().await.map_err(refused)?;
-    }
+    connection.close().await.map_err(Failure::internal)?;
     let mut connection = connect(&server.url_of(DATABASE)).await?;
     let loaded: bool = sqlx::query_scalar("SELECT current_setting('shared_preload_libraries') <> ''")
         .fetch_one(&mut connection)
@@ -126,6 +111,29 @@ async fn prepare(server: &mut LocalPostgres) -> Result<(), Failure> {
             .map_err(Failure::internal)?;
     }
     connection.close().await.map_err(Failure::internal)
+}
+
+/// Restarts a new server with `pg_stat_statements`, if it has that. Only the running server knows: told to load a
+/// library that it lacks, it would not start.
+async fn load_statements(server: &mut LocalPostgres) -> Result<PgConnection, Failure> {
+    let mut connection = connect(&server.url()).await?;
+    let to_load: bool = sqlx::query_scalar(
+        "SELECT current_setting('shared_preload_libraries') = ''
+            AND EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_stat_statements')",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .map_err(Failure::internal)?;
+    if !to_load {
+        return Ok(connection);
+    }
+    sqlx::query("ALTER SYSTEM SET shared_preload_libraries = 'pg_stat_statements'")
+        .execute(&mut connection)
+        .await
+        .map_err(Failure::internal)?;
+    connection.close().await.map_err(Failure::internal)?;
+    server.restart().await.map_err(refused)?;
+    connect(&server.url()).await
 }
 
 async fn connect(url: &str) -> Result<PgConnection, Failure> {
