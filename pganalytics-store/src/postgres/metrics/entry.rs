@@ -238,7 +238,10 @@ mod tests {
 
     const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/protocol");
 
-    fn parsed(text: &str) -> Result<(String, String, DateTime<Utc>), (SkipReason, Option<String>)> {
+    /// Type, database and time.
+    type Parsed = (String, String, DateTime<Utc>);
+
+    fn parsed(text: &str) -> Result<Parsed, (SkipReason, Option<String>)> {
         let raw: &RawValue = serde_json::from_str(text).unwrap();
         match parse_entry(0, raw) {
             Ok(entry) => Ok((entry.metric_type, entry.database, entry.timestamp)),

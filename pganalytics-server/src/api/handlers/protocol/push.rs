@@ -1,4 +1,3 @@
-use std::borrow::Cow;
 use std::time::Instant;
 
 use axum::extract::{Request, State};
@@ -167,8 +166,8 @@ impl PushJob {
         let thinning = Some(thinning).filter(|length| !push.thinned && !length.is_zero());
         let batch = IngestBatch::new(self.collector, self.received_at, push).with_thinning(thinning);
         let report = ingest(unit.connection(), &batch).await?;
-        let hostname = push.hostname.as_ref().and_then(storable);
-        let version = push.version.as_ref().and_then(storable);
+        let hostname = push.hostname.as_deref().and_then(storable);
+        let version = push.version.as_deref().and_then(storable);
         let sighting = Sighting {
             at: self.received_at,
             address: Some(&self.address),
@@ -198,7 +197,7 @@ impl From<&SkippedEntry> for Skipped {
 }
 
 /// What a collector says about itself, as far as it can be stored.
-fn storable(text: &Cow<'_, str>) -> Option<String> {
+fn storable(text: &str) -> Option<String> {
     let text = text.trim().replace('\0', "\u{fffd}");
     (!text.is_empty()).then(|| text.chars().take(NAME_MAX).collect())
 }
