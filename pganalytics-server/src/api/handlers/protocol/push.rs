@@ -17,6 +17,9 @@ use super::push_body::{self, PushBody};
 use crate::api::{Access, ApiError, CollectorPrincipal, ErrorBody, Replay, RequestMeta, Routes};
 use crate::app::App;
 
+/// Up to here a body is read in less time than it takes to hand it to another thread and back.
+const SMALL: usize = 64 * 1024;
+
 /// The longest name or version that is taken from a push.
 const NAME_MAX: usize = 255;
 
@@ -95,11 +98,19 @@ async fn push(
         started,
         app,
     };
+    if body.bytes.len() <= SMALL {
+        return job.run(body).await.map(Json);
+    }
     // Reading tens of megabytes of JSON would keep the thread from other requests; what is read refers to the body,
     // and so both the reading and the storing are done on a thread of their own.
+    let thread = job.app.push_memory.reserve_thread().await?;
     let runtime = tokio::runtime::Handle::current();
     let span = tracing::Span::current();
-    let storing = tokio::task::spawn_blocking(move || runtime.block_on(job.run(body).instrument(span)));
+    let storing = tokio::task::spawn_blocking(move || {
+        let stored = runtime.block_on(job.run(body).instrument(span));
+        drop(thread);
+        stored
+    });
     Ok(Json(storing.await.map_err(ApiError::internal)??))
 }
 
