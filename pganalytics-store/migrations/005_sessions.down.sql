@@ -3,6 +3,7 @@ DROP TABLE running_servers;
 DROP TABLE change_events;
 DROP TABLE outbox;
 DROP TABLE one_time_ids;
+DROP FUNCTION claim_idempotency_key;
 DROP TABLE idempotency_keys;
 DROP TABLE signing_keys;
 DROP TABLE refresh_families;

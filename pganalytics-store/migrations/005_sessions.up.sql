@@ -91,6 +91,22 @@ CREATE TABLE idempotency_keys (
 );
 CREATE INDEX idempotency_keys_expires_at_idx ON idempotency_keys (expires_at);
 
+-- Tries the lock of a key, without waiting, and looks the key up in a snapshot that is younger than the lock: whoever
+-- had it before has committed by then. One statement would look with a snapshot from before it had the lock.
+CREATE FUNCTION claim_idempotency_key(
+    lock bigint, claimed_scope text, claimed_key text,
+    OUT locked boolean, OUT live boolean, OUT fingerprint bytea, OUT status smallint,
+    OUT header_names text[], OUT header_values bytea[], OUT body bytea, OUT resource_id text
+)
+LANGUAGE plpgsql VOLATILE AS $$
+BEGIN
+    locked := pg_try_advisory_xact_lock(lock);
+    SELECT k.expires_at > now(), k.fingerprint, k.status, k.header_names, k.header_values, k.body, k.resource_id
+    INTO live, fingerprint, status, header_names, header_values, body, resource_id
+    FROM idempotency_keys AS k WHERE k.scope = claimed_scope AND k.key = claimed_key;
+END
+$$;
+
 -- Ids that may be used once, as SHA-256 over scope and id: others choose them, and their length.
 CREATE TABLE one_time_ids (
     digest bytea PRIMARY KEY,

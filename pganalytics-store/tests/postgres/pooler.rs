@@ -3,13 +3,22 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pganalytics_core::audit::{Actor, Resource};
+use pganalytics_core::idempotency::{Fingerprint, IdempotencyKey, StoredResponse};
+use pganalytics_core::ids::{EventId, UserId};
+use pganalytics_core::random::OsRandom;
+use pganalytics_core::session::{NewSession, SessionLifetimes, SessionStore};
 use pganalytics_core::testing::ManualClock;
 use pganalytics_core::users::UserStore;
-use pganalytics_store::postgres::{Compatibility, Database, Migrator, PostgresConfig, PostgresUserStore};
+use pganalytics_store::postgres::change_events::ChangeEvent;
+use pganalytics_store::postgres::{
+    Begun, Compatibility, Database, Migrator, PostgresConfig, PostgresSessionStore, PostgresUserStore,
+    UnitOfWork, UnitOfWorkLimits, users,
+};
 use pganalytics_testkit::{Child, TestDatabase, free_port, missing, wait_until};
 
 use crate::common::migrated;
-use crate::samples::new_user;
+use crate::samples::{at, new_user, uuid};
 
 const SERVER_CONNECTIONS: usize = 2;
 
@@ -55,15 +64,20 @@ impl Pooler {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn everything_works_behind_a_transaction_pooler() {
-    let Some((test, _)) = migrated().await else { return };
-    let Some(pooler) = Pooler::start(&test).await else { return };
+async fn through_pooler(test: &TestDatabase) -> Option<(Pooler, Database)> {
+    let pooler = Pooler::start(test).await?;
     let mut config = PostgresConfig::new(pooler.url.clone());
     config.direct_url = Some(test.url().to_owned().into());
     config.transaction_pooler = true;
     config.acquire_timeout = Duration::from_secs(30);
     let database = Database::connect(&config).await.unwrap();
+    Some((pooler, database))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn everything_works_behind_a_transaction_pooler() {
+    let Some((test, _)) = migrated().await else { return };
+    let Some((_pooler, database)) = through_pooler(&test).await else { return };
     assert_eq!(Migrator::new().check_compatible(&database).await.unwrap(), Compatibility::Ready);
     assert!(Migrator::new().up(&database, None).await.unwrap().files.is_empty());
 
@@ -83,4 +97,60 @@ async fn everything_works_behind_a_transaction_pooler() {
     for client in futures::future::join_all(clients).await {
         client.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn units_of_work_go_through_a_transaction_pooler() {
+    let Some((test, direct)) = migrated().await else { return };
+    let Some((_pooler, database)) = through_pooler(&test).await else { return };
+    let clients = (0..4 * SERVER_CONNECTIONS as u128).map(|client| {
+        let database = database.clone();
+        tokio::spawn(async move {
+            let sessions =
+                PostgresSessionStore::new(database.clone(), Arc::new(ManualClock::new()), Arc::new(OsRandom));
+            let hour = Duration::from_secs(3600);
+            let lifetimes = SessionLifetimes::new(hour, hour);
+            for number in 0..20 {
+                let number = client * 1_000 + number;
+                make_user(&database, number).await;
+                let user = UserId(uuid(number));
+                let (token, _) = sessions.create(NewSession::new(user, lifetimes, "local")).await.unwrap();
+                assert!(sessions.touch(token.id()).await.unwrap());
+                assert!(sessions.load(&token).await.unwrap().is_some());
+            }
+        })
+    });
+    for client in futures::future::join_all(clients).await {
+        client.unwrap();
+    }
+    let made: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM users JOIN change_events ON resource_id = username")
+            .fetch_one(direct.pool())
+            .await
+            .unwrap();
+    assert_eq!(made, 20 * 4 * SERVER_CONNECTIONS as i64);
+}
+
+/// A request that is sent again and again until it is answered, by two clients at once.
+async fn make_user(database: &Database, number: u128) {
+    let name = format!("user {number}");
+    let key = IdempotencyKey::new("pooler", name.clone()).unwrap();
+    let fingerprint = Fingerprint::of([name.as_bytes()]);
+    let twin = async || loop {
+        let claim = Some((&key, &fingerprint));
+        match UnitOfWork::begin(database, claim, UnitOfWorkLimits::default()).await.unwrap() {
+            Begun::Fresh(mut unit) => {
+                users::create(unit.connection(), &new_user(number, &name), at(0)).await.unwrap();
+                let (id, resource) = (EventId(uuid(number)), Resource::new("user", &name));
+                let action = "user.create".parse().unwrap();
+                unit.record(ChangeEvent::new(id, at(0), Actor::system("test"), action, resource));
+                let reply = StoredResponse::new(201, Vec::new(), name.clone().into());
+                return unit.commit_with(&reply.into(), Duration::from_secs(60)).await.unwrap();
+            }
+            Begun::Replay(reply) => return assert_eq!(reply.body, name.as_bytes()),
+            Begun::Busy => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    tokio::join!(twin(), twin());
 }

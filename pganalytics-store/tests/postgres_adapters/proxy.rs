@@ -106,8 +106,7 @@ impl Line {
                         Some(Cut::Request(_)) => return Ok(()),
                         Some(Cut::Reply(_)) => {
                             server.write_all(part).await?;
-                            server.read(&mut reply).await?;
-                            return Ok(());
+                            return server.read(&mut reply).await.map(drop);
                         }
                     }
                 }

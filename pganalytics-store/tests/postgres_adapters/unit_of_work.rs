@@ -339,7 +339,7 @@ async fn connections_return_clean() {
         insert(unit.connection(), &format!("{round}")).await.unwrap_err();
         unit.commit().await.unwrap_err();
         // Were the connection still in a transaction, these would not count for others.
-        insert(&mut *database.pool().acquire().await.unwrap(), &format!("alone {round}")).await.unwrap();
+        insert(&mut database.pool().acquire().await.unwrap(), &format!("alone {round}")).await.unwrap();
         let after: Vec<String> = sqlx::query_scalar(settings).fetch_one(database.pool()).await.unwrap();
         assert_eq!(after, before);
     }
@@ -359,10 +359,10 @@ async fn begin_that_is_cut_off_leaves_no_open_transaction() {
         let (key, body) = (key("k"), fingerprint("body"));
         cut_off(polls, begin(&database, &key, &body)).await;
         inserted.push(format!("after a unit of work, {polls}"));
-        insert(&mut *database.pool().acquire().await.unwrap(), inserted.last().unwrap()).await.unwrap();
+        insert(&mut database.pool().acquire().await.unwrap(), inserted.last().unwrap()).await.unwrap();
         cut_off(polls, database.begin()).await;
         inserted.push(format!("after a transaction, {polls}"));
-        insert(&mut *database.pool().acquire().await.unwrap(), inserted.last().unwrap()).await.unwrap();
+        insert(&mut database.pool().acquire().await.unwrap(), inserted.last().unwrap()).await.unwrap();
         let mut seen = effects(&other).await;
         seen.sort();
         inserted.sort();
@@ -403,7 +403,7 @@ async fn snapshot_moves_on_whatever_isolation_is_the_default() {
     let separator = if test.url().contains('?') { '&' } else { '?' };
     let url = format!("{}{separator}options=-c%20default_transaction_isolation%3Dserializable", test.url());
     let mut unit = without_key(&common::connect(&url).await).await;
-    insert(&mut *database.pool().acquire().await.unwrap(), "meanwhile").await.unwrap();
+    insert(&mut database.pool().acquire().await.unwrap(), "meanwhile").await.unwrap();
     let seen: i64 =
         sqlx::query_scalar("SELECT count(*) FROM effects").fetch_one(unit.connection()).await.unwrap();
     assert_eq!(seen, 1);

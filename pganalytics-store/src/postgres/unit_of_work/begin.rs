@@ -77,7 +77,7 @@ impl UnitOfWork {
     /// In the first round trip PostgreSQL begins the transaction at READ COMMITTED, makes sure that its commit waits
     /// for the disk (a `synchronous_commit` that is `off` is turned `on` for this transaction) and that a program
     /// that falls silent loses it, and sets a savepoint. The second one, which only a key needs, tries the key's lock
-    /// and looks the key up.
+    /// and then looks the key up, so that the reply of whoever had it before is seen.
     ///
     /// # Errors
     /// When PostgreSQL could not answer. Nothing was begun then.
@@ -141,13 +141,9 @@ struct Known {
 }
 
 async fn look_up(connection: &mut PgConnection, key: &IdempotencyKey) -> Result<Known, StoreError> {
-    // Whoever had the lock may commit between this statement's snapshot and its lock. That looks fresh here, and
-    // ends at the unique index.
     let known = sqlx::query_as(
-        "SELECT locked, expires_at > now() AS live, \
-            fingerprint, status, header_names, header_values, body, resource_id \
-         FROM (SELECT pg_try_advisory_xact_lock($1) AS locked) AS claim \
-         LEFT JOIN idempotency_keys ON scope = $2 AND key = $3",
+        "SELECT locked, live, fingerprint, status, header_names, header_values, body, resource_id \
+         FROM claim_idempotency_key($1, $2, $3)",
     );
     Ok(known.bind(lock_of(key)).bind(key.scope()).bind(key.key()).fetch_one(connection).await?)
 }

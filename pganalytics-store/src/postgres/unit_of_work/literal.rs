@@ -36,14 +36,12 @@ impl Statements {
     }
 
     pub(in crate::postgres) fn text(&mut self, value: &str) -> &mut Self {
-        self.0.push_str("convert_from(");
-        self.bytes(value.as_bytes());
-        self.0.push_str(",'UTF8')");
-        self
+        // The name of an encoding has a collation of its own, under which no index on text would be used.
+        self.decoded(value).sql(" COLLATE \"default\"")
     }
 
     pub(in crate::postgres) fn json(&mut self, value: &serde_json::Value) -> &mut Self {
-        self.text(&value.to_string()).sql("::jsonb")
+        self.decoded(&value.to_string()).sql("::jsonb")
     }
 
     pub(in crate::postgres) fn integer(&mut self, value: i64) -> &mut Self {
@@ -112,6 +110,10 @@ impl Statements {
 
     pub(in crate::postgres) fn into_sql(self) -> String {
         self.0
+    }
+
+    fn decoded(&mut self, value: &str) -> &mut Self {
+        self.sql("convert_from(").bytes(value.as_bytes()).sql(",'UTF8')")
     }
 
     fn display(&mut self, value: impl Display) -> &mut Self {
