@@ -2,6 +2,7 @@
 
 mod cache_hit;
 mod http_auth;
+mod ingest;
 mod report;
 
 use clap::{Parser, Subcommand};
@@ -45,6 +46,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted(http_auth::NAME) {
         results.push(http_auth::run(cli.rounds).await?);
+    }
+    if wanted(ingest::NAME) {
+        results.extend(ingest::run(cli.rounds).await?);
     }
     report::write(&results)
 }
