@@ -9,6 +9,8 @@ tree() { "$cargo" tree --edges normal --prefix none --format '{p}' "$@" 2>/dev/n
 
 # The star: crypto, auth and store depend on core alone, core on none of them.
 for crate in core crypto auth store; do
+    # A tree that cannot be made must not look like one without faults.
+    tree -p "pganalytics-$crate" --all-features | grep -qx "pganalytics-$crate" || fail "cargo tree does not work"
     allowed="pganalytics-$crate pganalytics-core"
     for dependency in $(tree -p "pganalytics-$crate" --all-features | grep '^pganalytics' || true); do
         [[ " $allowed " == *" $dependency "* ]] || fail "pganalytics-$crate must not depend on $dependency"

@@ -163,6 +163,14 @@ async fn newcomer_reads_metrics_back_and_finds_them_after_a_second_start() {
     assert_eq!(report["collectors"][0]["id"], *collector, "{report}");
     assert!(report["received"]["entries"].as_i64().unwrap() > 0, "{report}");
     assert!(!report["collectors"][0]["values"].as_array().unwrap().is_empty(), "{report}");
+    assert!(place.run(&["status"]).stdout.starts_with(b"servers\n"));
+    let token = place.path().join("token");
+    fs::write(&token, &client.token).unwrap();
+    let server = client.base.strip_suffix("/api/v1").unwrap();
+    let status = place.run(&["status", "--json", "--url", server, "--token-file", token.to_str().unwrap()]);
+    let remote: Value = serde_json::from_slice(&status.stdout).unwrap();
+    assert_eq!(remote["collectors"][0]["id"], *collector, "{remote}");
+    assert!(!remote["collectors"][0]["values"].as_array().unwrap().is_empty(), "{remote}");
     let doctor = place.run(&["doctor"]);
     assert!(doctor.status.success(), "{}", String::from_utf8_lossy(&doctor.stdout));
     let other = place.start();
