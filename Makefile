@@ -9,10 +9,11 @@ CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 TOOLS := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/pganalytics/tools
 CARGO_DENY_VERSION := 0.20.2
+GENERATED := deploy/config/pganalytics-api.toml docs/configuration.md docs/openapi.json
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-16s %s\n", $$1, $$2}'
 
 .PHONY: run
 run: packages-run ## Build, then run server, collector and a private PostgreSQL until Ctrl-C
@@ -54,7 +55,7 @@ generated: ## Write the generated files again: sample configuration, configurati
 
 .PHONY: generated-check
 generated-check: generated ## Check that the generated files are up to date
-	@git diff --exit-code -- docs deploy/config || { echo "generated files are out of date: commit what \`make generated\` changed"; exit 1; }
+	@[ -z "$$(git status --porcelain -- $(GENERATED))" ] || { git diff -- $(GENERATED); echo "commit what \`make generated\` changed: $(GENERATED)"; exit 1; }
 
 .PHONY: deny
 deny: tools ## Check licences, sources and banned crates
