@@ -1,11 +1,6 @@
 //! The unit of work and the adapters of ports on a real PostgreSQL.
 #![cfg(feature = "postgres")]
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stderr,
-    clippy::print_stdout,
-    reason = "a helper of a test fails the test, and children speak to their parent"
-)]
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
 mod common;
 #[path = "postgres_adapters/contracts.rs"]
