@@ -8,6 +8,9 @@ use pganalytics_store::postgres::metrics::{
     IngestBatch, IngestReport, MetricSource, Push, SkipReason, ensure_partitions, ingest, ingest_activity,
     latest,
 };
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -201,6 +204,53 @@ async fn strange_but_storable_entries_are_read_back() {
     }
 }
 
+/// Documents of all shapes, the same ones in each run.
+fn documents(count: usize) -> Vec<Value> {
+    let key = prop_oneof![Just("databases".to_owned()), "[a-z_]{0,3}", "[^\0]{0,6}"];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<i64>().prop_map(Value::from),
+        any::<u64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "[^\0]{0,20}".prop_map(Value::from),
+    ];
+    let document = leaf.prop_recursive(5, 60, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::vec((key.clone(), inner), 0..6)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    });
+    let mut runner = TestRunner::deterministic();
+    (0..count).map(|_| document.new_tree(&mut runner).unwrap().current()).collect()
+}
+
+#[tokio::test]
+async fn whatever_is_json_is_stored_exactly_or_skipped() {
+    let Some((_test, database)) = migrated().await else { return };
+    let entries: Vec<Value> = documents(300)
+        .into_iter()
+        .enumerate()
+        .map(|(place, document)| match document {
+            Value::Object(mut members) => {
+                members.insert("type".to_owned(), format!("t{place}").into());
+                members.insert("timestamp".to_owned(), at(0).into());
+                Value::Object(members)
+            }
+            other => json!({ "type": format!("t{place}"), "timestamp": at(0), "list": [{ "value": other }] }),
+        })
+        .collect();
+    let report = store(&database, &body(&entries), None).await;
+    assert_eq!(report.inserted + report.skipped_total, entries.len());
+    assert!(report.inserted > 250, "{report:?}");
+    let skipped: HashSet<usize> = report.skipped.iter().map(|skipped| skipped.index).collect();
+    assert!(report.skipped.iter().all(|skipped| skipped.reason == SkipReason::InvalidDatabase), "{report:?}");
+    for (place, sent) in entries.iter().enumerate().filter(|(place, _)| !skipped.contains(place)) {
+        let stored = read_back(&database, &format!("t{place}"), None).await;
+        assert!(stored == Exact::parse(&sent.to_string()), "{sent}: {stored:?}");
+    }
+}
+
 #[tokio::test]
 async fn thinning_keeps_the_first_of_each_bucket_and_counts_the_rest() {
     let Some((_test, database)) = migrated().await else { return };
@@ -216,6 +266,14 @@ async fn thinning_keeps_the_first_of_each_bucket_and_counts_the_rest() {
     .await
     .unwrap();
     assert_eq!(kept, [0.0, 30.0, 60.0, 90.0]);
+}
+
+#[tokio::test]
+async fn thinning_goes_on_where_a_push_is_handled_in_parts() {
+    let Some((_test, database)) = migrated().await else { return };
+    let flood: Vec<Value> = (0..5000).map(|place| sysstat(place / 100, f64::from(place as i32))).collect();
+    let report = store(&database, &body(&flood), Some(3600)).await;
+    assert_eq!((report.inserted, report.duplicates, report.thinned), (1, 0, 4999));
 }
 
 #[tokio::test]

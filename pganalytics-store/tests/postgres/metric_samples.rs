@@ -44,11 +44,24 @@ pub(crate) fn push(name: &str) -> &'static str {
 /// A JSON value whose numbers are compared as what they are: integers of any length, or doubles.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Exact {
-    Integer(i128),
-    Double(f64),
+    Number(Number),
     Other(Value),
     List(Vec<Exact>),
     Object(BTreeMap<String, Exact>),
+}
+
+/// A number as it was written.
+#[derive(Clone, Debug)]
+pub(crate) struct Number(String);
+
+impl PartialEq for Number {
+    fn eq(&self, other: &Self) -> bool {
+        match (self.0.parse::<i128>(), other.0.parse::<i128>()) {
+            (Ok(a), Ok(b)) => a == b,
+            // jsonb writes 1e16 without an exponent.
+            _ => self.0.parse::<f64>().unwrap() == other.0.parse::<f64>().unwrap(),
+        }
+    }
 }
 
 impl Exact {
@@ -62,8 +75,7 @@ impl Exact {
                 let object: BTreeMap<String, &RawValue> = serde_json::from_str(text).unwrap();
                 Self::Object(object.into_iter().map(|(key, value)| (key, Self::parse(value.get()))).collect())
             }
-            b'-' | b'0'..=b'9' if !text.contains(['.', 'e', 'E']) => Self::Integer(text.parse().unwrap()),
-            b'-' | b'0'..=b'9' => Self::Double(text.parse().unwrap()),
+            b'-' | b'0'..=b'9' => Self::Number(Number(text.to_owned())),
             _ => Self::Other(serde_json::from_str(text).unwrap()),
         }
     }

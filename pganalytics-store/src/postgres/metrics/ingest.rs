@@ -3,6 +3,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use pganalytics_core::ids::CollectorId;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use crate::postgres::StoreError;
 
@@ -95,9 +96,9 @@ pub async fn ingest(
     batch: &IngestBatch<'_>,
 ) -> Result<IngestReport, StoreError> {
     let collector = batch.collector.0;
-    sqlx::query("SELECT pg_advisory_xact_lock($1, hashtext($2))")
+    sqlx::query("SELECT pg_advisory_xact_lock($1, $2)")
         .bind(LOCK_CLASS)
-        .bind(collector.to_string())
+        .bind(lock_of(collector))
         .execute(&mut *connection)
         .await?;
     let mut report =
@@ -113,6 +114,13 @@ pub async fn ingest(
     }
     count(connection, batch, &report).await?;
     Ok(report)
+}
+
+/// The second half of the advisory lock: the end of the id, which is its random part. Two collectors that share it
+/// only wait for each other.
+fn lock_of(collector: Uuid) -> i32 {
+    let [.., a, b, c, d] = *collector.as_bytes();
+    i32::from_be_bytes([a, b, c, d])
 }
 
 fn parse_chunk<'a>(push: &Push<'a>, next: &mut usize, report: &mut IngestReport) -> Vec<MetricEntry<'a>> {

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sha2::{Digest, Sha256};
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -21,6 +21,16 @@ const SECTION: &str = "entries";
 /// The first half of a SHA-256.
 type LineDigest = [u8; 16];
 
+/// After which the memory of a line that is still sent is refreshed.
+const REFRESH: TimeDelta = TimeDelta::days(1);
+
+/// Where a line stands in a push.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    entry: usize,
+    row: usize,
+}
+
 /// The new lines of a push, by entry and place.
 #[derive(Debug, Default)]
 pub(super) struct NewLines(HashMap<usize, HashSet<usize>>);
@@ -33,20 +43,19 @@ impl NewLines {
         received_at: DateTime<Utc>,
         entries: &[MetricEntry<'_>],
     ) -> Result<Self, StoreError> {
-        let mut first_seen: HashMap<LineDigest, (usize, usize)> = HashMap::new();
+        let mut lines: HashMap<LineDigest, Place> = HashMap::new();
         for entry in entries.iter().filter(|entry| is_log(entry)) {
-            for (place, digest) in digests(entry).into_iter().enumerate() {
-                first_seen.entry(digest).or_insert((entry.index, place));
+            for (row, digest) in digests(entry).into_iter().enumerate() {
+                lines.entry(digest).or_insert(Place { entry: entry.index, row });
             }
         }
         let mut new = Self::default();
-        if first_seen.is_empty() {
+        if lines.is_empty() {
             return Ok(new);
         }
-        for digest in remember(connection, collector, received_at, first_seen.keys()).await? {
-            if let Some(&(entry, place)) = first_seen.get(digest.as_slice()) {
-                new.0.entry(entry).or_default().insert(place);
-            }
+        for digest in remember(connection, collector, received_at, &lines).await? {
+            let Place { entry, row } = lines[&digest];
+            new.0.entry(entry).or_default().insert(row);
         }
         Ok(new)
     }
@@ -89,29 +98,41 @@ fn digests(entry: &MetricEntry<'_>) -> Vec<LineDigest> {
     .collect()
 }
 
-/// Tells which lines were not known. A line that is still sent is kept from being forgotten once a day.
+/// Tells which lines were not known, and writes them down. Only one push of a collector does so at a time. A line that
+/// is still sent is kept from being forgotten once a day.
 async fn remember(
     connection: &mut PgConnection,
     collector: Uuid,
     received_at: DateTime<Utc>,
-    digests: impl Iterator<Item = &LineDigest>,
-) -> Result<Vec<Vec<u8>>, StoreError> {
-    let digests: Vec<&[u8]> = digests.map(LineDigest::as_slice).collect();
-    let new = sqlx::query_scalar(
-        "WITH known AS (
-             INSERT INTO metric_log_lines AS l (collector_id, digest, seen_at)
-             SELECT $1, digest, $2 FROM unnest($3::bytea[]) AS lines (digest)
-             ON CONFLICT (collector_id, digest) DO UPDATE SET seen_at = excluded.seen_at
-                 WHERE l.seen_at < excluded.seen_at - interval '1 day'
-             RETURNING digest, xmax = 0 AS is_new
-         )
-         SELECT digest FROM known WHERE is_new",
+    lines: &HashMap<LineDigest, Place>,
+) -> Result<Vec<LineDigest>, StoreError> {
+    let digests: Vec<&[u8]> = lines.keys().map(LineDigest::as_slice).collect();
+    // An INSERT … ON CONFLICT would lock each known row, and so write it.
+    let known: Vec<(Vec<u8>, bool)> = sqlx::query_as(
+        "SELECT digest, seen_at < $2 FROM metric_log_lines WHERE collector_id = $1 AND digest = ANY ($3)",
     )
     .bind(collector)
-    .bind(received_at)
+    .bind(received_at - REFRESH)
     .bind(digests)
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
+    let found: HashSet<&[u8]> = known.iter().map(|(digest, _)| digest.as_slice()).collect();
+    let new: Vec<LineDigest> =
+        lines.keys().filter(|digest| !found.contains(digest.as_slice())).copied().collect();
+    let aged = known.iter().filter(|(_, is_aged)| *is_aged).map(|(digest, _)| digest.as_slice());
+    let written: Vec<&[u8]> = new.iter().map(LineDigest::as_slice).chain(aged).collect();
+    if !written.is_empty() {
+        sqlx::query(
+            "INSERT INTO metric_log_lines (collector_id, digest, seen_at)
+             SELECT $1, digest, $2 FROM unnest($3::bytea[]) AS lines (digest)
+             ON CONFLICT (collector_id, digest) DO UPDATE SET seen_at = excluded.seen_at",
+        )
+        .bind(collector)
+        .bind(received_at)
+        .bind(written)
+        .execute(connection)
+        .await?;
+    }
     Ok(new)
 }
 
