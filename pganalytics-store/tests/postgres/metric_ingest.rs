@@ -303,7 +303,9 @@ async fn bad_entry_takes_no_bucket() {
 async fn wrong_clock_lands_in_the_default_partition() {
     let Some((_test, database)) = migrated().await else { return };
     let day = recorded_at().date_naive();
-    ensure_partitions(&mut database.begin().await.unwrap(), day, day).await.unwrap();
+    let mut transaction = database.begin().await.unwrap();
+    ensure_partitions(&mut transaction, day, day).await.unwrap();
+    transaction.commit().await.unwrap();
     let times = [
         "0000-01-01T00:00:00Z",
         "1970-01-01T00:00:00Z",
