@@ -82,6 +82,14 @@ struct Piece {
     data: String,
 }
 
+#[derive(Default)]
+struct Pieces {
+    pieces: Vec<Piece>,
+    truncated: bool,
+}
+
+type Object = BTreeMap<String, Box<RawValue>>;
+
 impl<'a> SectionPage<'a> {
     /// The first elements of a list.
     pub fn new(section: &'a str, limit: u32) -> Self {
@@ -199,12 +207,6 @@ pub(super) async fn rows_of(
     Ok(rows)
 }
 
-#[derive(Default)]
-struct Pieces {
-    pieces: Vec<Piece>,
-    truncated: bool,
-}
-
 /// Rows of an entry, as long as there is room. With a database, also the row of the entry as a whole.
 async fn pieces(
     connection: &mut PgConnection,
@@ -241,8 +243,6 @@ async fn pieces(
     }
     Ok(found)
 }
-
-type Object = BTreeMap<String, Box<RawValue>>;
 
 /// The names under which an object's lists may have been stored.
 fn empty_lists(object: &str) -> Vec<String> {

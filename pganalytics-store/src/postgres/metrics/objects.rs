@@ -9,7 +9,7 @@ use crate::postgres::StoreError;
 
 use super::latest::{SectionPage, rows_of};
 use super::newest::{MetricSource, newest_of_each_database};
-use super::shape::{Column, Form, ShapedRow};
+use super::shape::{Column, Form, ShapedRow, renamed, same, time};
 
 /// What the web interface asks a collector's newest entry for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,38 +43,6 @@ pub struct CollectorObjects {
     pub data: BTreeMap<&'static str, Vec<ShapedRow>>,
 }
 
-/// A list: its name in the interface, its name on the wire, its members.
-type List = (&'static str, &'static str, &'static [Column]);
-
-/// The newest rows of a family. The page is one of each of its lists; its own section is not looked at.
-///
-/// # Errors
-/// When PostgreSQL cannot answer.
-pub async fn collector_objects(
-    connection: &mut PgConnection,
-    collector: CollectorId,
-    family: ObjectFamily,
-    selection: &ObjectSelection<'_>,
-) -> Result<CollectorObjects, StoreError> {
-    let metric_type = family.metric_type();
-    let source = MetricSource::new(collector, metric_type).with_database(selection.database);
-    let entries = newest_of_each_database(connection, &source, selection.now).await?;
-    let timestamp = entries.iter().map(|entry| entry.ts).max().unwrap_or(selection.now);
-    let mut data = BTreeMap::new();
-    for &(name, section, columns) in family.lists() {
-        let page = SectionPage::new(section, selection.limit).with_offset(selection.offset);
-        let rows = rows_of(connection, &source, &entries, &page).await?;
-        let shaped = rows.into_iter();
-        let shaped: Vec<_> = shaped
-            .map(|row| ShapedRow { collector, section, columns, time_name: "timestamp", row })
-            .collect();
-        if !shaped.is_empty() {
-            data.insert(name, shaped);
-        }
-    }
-    Ok(CollectorObjects { metric_type, count: data.values().map(Vec::len).sum(), timestamp, data })
-}
-
 /// Which rows of a family are wanted.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -88,6 +56,9 @@ pub struct ObjectSelection<'a> {
     /// The time of asking.
     pub now: DateTime<Utc>,
 }
+
+/// A list: its name in the interface, its name on the wire, its members.
+type List = (&'static str, &'static str, &'static [Column]);
 
 impl<'a> ObjectSelection<'a> {
     /// The first hundred rows of each list, of all databases.
@@ -136,16 +107,33 @@ impl ObjectFamily {
     }
 }
 
-const fn same(name: &'static str) -> Column {
-    (name, name, Form::Same)
-}
-
-const fn renamed(name: &'static str, wire: &'static str) -> Column {
-    (name, wire, Form::Same)
-}
-
-const fn time(name: &'static str) -> Column {
-    (name, name, Form::Time)
+/// The newest rows of a family.
+///
+/// # Errors
+/// When PostgreSQL cannot answer.
+pub async fn collector_objects(
+    connection: &mut PgConnection,
+    collector: CollectorId,
+    family: ObjectFamily,
+    selection: &ObjectSelection<'_>,
+) -> Result<CollectorObjects, StoreError> {
+    let metric_type = family.metric_type();
+    let source = MetricSource::new(collector, metric_type).with_database(selection.database);
+    let entries = newest_of_each_database(connection, &source, selection.now).await?;
+    let timestamp = entries.iter().map(|entry| entry.ts).max().unwrap_or(selection.now);
+    let mut data = BTreeMap::new();
+    for &(name, section, columns) in family.lists() {
+        let page = SectionPage::new(section, selection.limit).with_offset(selection.offset);
+        let rows = rows_of(connection, &source, &entries, &page).await?;
+        let shaped = rows.into_iter();
+        let shaped: Vec<_> = shaped
+            .map(|row| ShapedRow { collector, section, columns, time_name: "timestamp", row })
+            .collect();
+        if !shaped.is_empty() {
+            data.insert(name, shaped);
+        }
+    }
+    Ok(CollectorObjects { metric_type, count: data.values().map(Vec::len).sum(), timestamp, data })
 }
 
 const SCHEMA_NAME: Column = renamed("schema_name", "schema");

@@ -35,6 +35,21 @@ pub struct ShapedRow {
     pub(super) row: MetricRow,
 }
 
+/// A member with the same name in both places.
+pub(super) const fn same(name: &'static str) -> Column {
+    (name, name, Form::Same)
+}
+
+/// A member with another name in the interface.
+pub(super) const fn renamed(name: &'static str, wire: &'static str) -> Column {
+    (name, wire, Form::Same)
+}
+
+/// A time with the same name in both places.
+pub(super) const fn time(name: &'static str) -> Column {
+    (name, name, Form::Time)
+}
+
 impl Serialize for ShapedRow {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let MetricRow { ts, entry_id, database, ordinal, data } = &self.row;
@@ -48,7 +63,7 @@ impl Serialize for ShapedRow {
             match form {
                 Form::Same => map.serialize_entry(name, &value)?,
                 Form::Text => map.serialize_entry(name, &value.filter(|value| value.get() != "\"\""))?,
-                Form::Time => map.serialize_entry(name, &value.and_then(time))?,
+                Form::Time => map.serialize_entry(name, &value.and_then(told_time))?,
             }
         }
         map.serialize_entry(self.time_name, &ts.to_rfc3339_opts(SecondsFormat::AutoSi, true))?;
@@ -56,7 +71,7 @@ impl Serialize for ShapedRow {
     }
 }
 
-fn time(value: &RawValue) -> Option<String> {
+fn told_time(value: &RawValue) -> Option<String> {
     let text: String = serde_json::from_str(value.get()).ok()?;
     let time = DateTime::parse_from_str(&text, "%Y-%m-%d %H:%M:%S%.f%#z")
         .or_else(|_| DateTime::parse_from_rfc3339(&text))
@@ -70,7 +85,7 @@ mod tests {
 
     #[test]
     fn times_of_postgresql_become_rfc_3339() {
-        let told = |text: &str| time(&RawValue::from_string(format!("\"{text}\"")).unwrap());
+        let told = |text: &str| told_time(&RawValue::from_string(format!("\"{text}\"")).unwrap());
         assert_eq!(told("2026-11-22 17:59:08.925238+00").unwrap(), "2026-11-22T17:59:08.925238Z");
         assert_eq!(told("2026-11-22 17:59:08+05:30").unwrap(), "2026-11-22T12:29:08Z");
         assert_eq!(told("2026-11-22T17:59:08Z").unwrap(), "2026-11-22T17:59:08Z");

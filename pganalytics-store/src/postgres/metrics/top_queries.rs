@@ -7,7 +7,7 @@ use sqlx::PgConnection;
 use crate::postgres::StoreError;
 
 use super::latest::MetricRow;
-use super::shape::{Column, Form, ShapedRow};
+use super::shape::{Column, ShapedRow, renamed, same};
 
 /// The most queries in one answer.
 const MAX_QUERIES: u32 = 100;
@@ -28,8 +28,8 @@ pub enum QueryOrder {
     Frequent,
 }
 
-/// The statements of a collector's databases that rank highest, each with its newest figures, from entries of
-/// the time before `now`. At most 100.
+/// The statements of a collector's databases that rank highest, each with its newest figures in these times. At
+/// most 100.
 ///
 /// Statements are told apart by their hash alone: the field collector sends the same list for each database.
 ///
@@ -78,14 +78,10 @@ pub async fn top_queries(
     Ok(rows.into_iter().map(shape).collect())
 }
 
-const fn same(name: &'static str) -> Column {
-    (name, name, Form::Same)
-}
-
 const COLUMNS: &[Column] = &[
     same("user_name"),
-    ("query_hash", "hash", Form::Same),
-    ("query_text", "text", Form::Same),
+    renamed("query_hash", "hash"),
+    renamed("query_text", "text"),
     same("calls"),
     same("total_time"),
     same("mean_time"),
@@ -108,5 +104,5 @@ const COLUMNS: &[Column] = &[
     same("wal_records"),
     same("wal_fpi"),
     same("wal_bytes"),
-    ("query_plan_time", "total_plan_time", Form::Same),
+    renamed("query_plan_time", "total_plan_time"),
 ];
