@@ -58,7 +58,7 @@ pub enum WiringError {
     #[error("`auth.passwords` is wrong")]
     Passwords(#[source] InvalidPasswordHasherConfig),
     /// The keys cannot be used. Nothing was made in their place.
-    #[error("`keys` cannot be used")]
+    #[error("`keys` cannot be used; `pganalytics-api keys init` makes them for a new installation")]
     Keys(#[source] FileKeyManagerError),
     /// The signing keys cannot be used.
     #[error("signing keys cannot be used")]
