@@ -10,7 +10,7 @@ use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use pganalytics_auth::principal::Principal;
+use pganalytics_auth::principal::{Credential, Principal, UserPrincipal};
 use pganalytics_auth::token::{
     AccessGrant, AccessTokenIssuer, AccessTokenVerifier, KeySet, KeySetConfig, TokenIssuerConfig,
     TokenVerifierConfig,
@@ -142,7 +142,8 @@ impl Authenticator for ByAccessToken {
     async fn authenticate(&self, parts: &Parts) -> Result<Option<Principal>, Unauthorized> {
         let token = bearer_token(&parts.headers).ok_or(Unauthorized)?;
         let claims = self.0.verify(token).await.map_err(|_| Unauthorized)?;
-        Ok(Some(Principal::User { user: claims.user, role: claims.role, session: claims.session }))
+        let credential = Credential::AccessToken(claims.session);
+        Ok(Some(UserPrincipal::new(claims.user, claims.role, credential).into()))
     }
 }
 

@@ -53,7 +53,7 @@ pub struct Services {
     /// Local passwords.
     pub passwords: Arc<PasswordHasher>,
     /// Who a request comes from.
-    pub identity: Identity,
+    pub identity: Arc<Identity>,
     /// The public keys of tokens.
     pub keys: Arc<KeySet>,
     /// Makes access tokens of users.

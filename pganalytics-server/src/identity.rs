@@ -7,21 +7,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
+use axum::http::request::Parts;
 use chrono::{DateTime, TimeDelta, Utc};
 use moka::future::Cache;
+use pganalytics_auth::principal::{Credential, Principal, UserPrincipal};
 use pganalytics_auth::token::{
     AccessTokenVerifier, ApiTokenDigester, ApiTokenText, CollectorTokenVerifier, LegacyCollectorVerifier,
     TokenError,
 };
-use pganalytics_auth::tower::bearer_token;
+use pganalytics_auth::tower::{Authenticator, bearer_token};
 use pganalytics_core::clock::Clock;
 use pganalytics_core::ids::CollectorId;
 use pganalytics_core::session::{Epoch, Session, SessionId, SessionStore};
 use pganalytics_core::tokens::{TokenDigest, TokenStore};
-use pganalytics_core::users::UserStore;
+use pganalytics_core::users::{User, UserStore};
 use pganalytics_store::postgres::{Database, collectors};
 
-use crate::api::{ApiError, CollectorPrincipal, Credential, Principal, UserPrincipal};
+use crate::api::ApiError;
 use crate::cookies::Cookies;
 
 /// How long what was found good is believed without asking the store again. It bounds how long a revocation on another
@@ -74,20 +76,6 @@ impl Identity {
             api_tokens: Remembered::new(),
             collectors: Remembered::new(),
         }
-    }
-
-    /// Who the request comes from, if it proves that: by its bearer token, or without one by its session cookie.
-    ///
-    /// # Errors
-    /// 503 when a store that must be asked is away.
-    pub async fn identify(&self, headers: &HeaderMap) -> Result<Option<Principal>, ApiError> {
-        if let Some(token) = bearer_token(headers) {
-            return self.identify_bearer(token).await;
-        }
-        let Some(token) = self.services.cookies.session_token(headers) else { return Ok(None) };
-        let Some(session) = self.services.sessions.load(&token).await? else { return Ok(None) };
-        let user = self.user_of(&session, Credential::Cookie(session.id)).await?;
-        Ok(user.map(Principal::User))
     }
 
     /// Forgets a session that has ended, so that it ends on this server at once.
@@ -151,9 +139,7 @@ impl Identity {
             }
         };
         match collector {
-            Some((id, epoch)) if self.is_in_force(id, epoch).await? => {
-                Ok(Some(Principal::Collector(CollectorPrincipal { id })))
-            }
+            Some((id, epoch)) if self.is_in_force(id, epoch).await? => Ok(Some(Principal::Collector(id))),
             _ => Ok(None),
         }
     }
@@ -183,8 +169,7 @@ impl Identity {
         if self.services.clock.now() - session.last_seen_at > TOUCH_EVERY {
             self.services.sessions.touch(session.id).await?;
         }
-        let username = user.username.as_str().to_owned();
-        Ok(Some(Arc::new(UserPrincipal { id: user.id, username, role: user.role, credential })))
+        Ok(Some(principal(&user, credential)))
     }
 
     async fn identify_api_token(&self, digest: TokenDigest) -> Result<Option<Arc<UserPrincipal>>, ApiError> {
@@ -200,12 +185,7 @@ impl Identity {
         if token.last_used_at.is_none_or(|last| now - last > TOUCH_EVERY) {
             self.services.tokens.record_use(token.id, now).await?;
         }
-        let principal = Arc::new(UserPrincipal {
-            id: user.id,
-            username: user.username.as_str().to_owned(),
-            role: user.role,
-            credential: Credential::ApiToken(token.id, token.scopes),
-        });
+        let principal = principal(&user, Credential::ApiToken(token.id, token.scopes));
         self.api_tokens.remember(digest, Arc::clone(&principal), now).await;
         Ok(Some(principal))
     }
@@ -227,6 +207,26 @@ impl Identity {
         // Tokens of another installation have no epoch: they are void once this one has raised it.
         Ok(of_token.unwrap_or_default() >= epoch)
     }
+}
+
+/// By the bearer token, or without one by the session cookie. Whether who it is may do what is asked is decided for each
+/// route; here only a store that is away ends a request.
+impl Authenticator for Identity {
+    type Rejection = ApiError;
+
+    async fn authenticate(&self, parts: &Parts) -> Result<Option<Principal>, ApiError> {
+        if let Some(token) = bearer_token(&parts.headers) {
+            return self.identify_bearer(token).await;
+        }
+        let Some(token) = self.services.cookies.session_token(&parts.headers) else { return Ok(None) };
+        let Some(session) = self.services.sessions.load(&token).await? else { return Ok(None) };
+        let user = self.user_of(&session, Credential::Cookie(session.id)).await?;
+        Ok(user.map(Principal::User))
+    }
+}
+
+fn principal(user: &User, credential: Credential) -> Arc<UserPrincipal> {
+    Arc::new(UserPrincipal::new(user.id, user.role, credential).with_username(user.username.as_str()))
 }
 
 /// A collector that showed a token of ours.

@@ -154,7 +154,7 @@ fn assemble(
         Arc::new(LocalAuthProvider::new(local, users.clone(), Arc::clone(&passwords), Arc::clone(&clock)));
     let keys = Arc::new(KeySet::new(Arc::clone(&signer), Arc::clone(&clock), KeySetConfig::default()));
     let cookies = Cookies::new(config.http.public_url.scheme() == "https");
-    let identity = Identity::new(IdentityServices {
+    let identity = Arc::new(Identity::new(IdentityServices {
         clock: Arc::clone(&clock),
         cookies,
         database: database.clone(),
@@ -173,7 +173,7 @@ fn assemble(
             verifier(&config, COLLECTOR_AUDIENCE),
         ),
         legacy_collector_tokens: legacy_verifier(&config, &clock)?,
-    });
+    }));
     Ok(Arc::new(Services {
         instance: InstanceId::generate(&*clock, &*random),
         lifecycle: process.lifecycle,

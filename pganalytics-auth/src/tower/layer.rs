@@ -143,7 +143,7 @@ mod tests {
             // Answers do not come at once.
             tokio::task::yield_now().await;
             let collector = token.parse().map(CollectorId).map_err(|_| Rejected)?;
-            Ok(Some(Principal::Collector { collector }))
+            Ok(Some(Principal::Collector(collector)))
         }
     }
 
@@ -199,7 +199,7 @@ mod tests {
     #[tokio::test]
     async fn the_principal_reaches_the_handler() {
         let answer = call(request(Some(&format!("Bearer {}", Uuid::nil())))).await;
-        let principal = Principal::Collector { collector: CollectorId(Uuid::nil()) };
+        let principal = Principal::Collector(CollectorId(Uuid::nil()));
         assert_eq!(answer.body(), &format!("{:?}", Some(principal)));
     }
 
@@ -217,7 +217,7 @@ mod tests {
     #[tokio::test]
     async fn a_principal_from_outside_is_taken_away() {
         let mut request = request(None);
-        request.extensions_mut().insert(Principal::Collector { collector: CollectorId(Uuid::nil()) });
+        request.extensions_mut().insert(Principal::Collector(CollectorId(Uuid::nil())));
         assert_eq!(call(request).await.body(), "None");
     }
 }

@@ -178,6 +178,13 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// So that a tower layer can answer with it.
+impl From<ApiError> for Response {
+    fn from(error: ApiError) -> Self {
+        error.into_response()
+    }
+}
+
 fn replayed(stored: StoredResponse) -> Response {
     let mut response = Response::new(stored.body.into());
     *response.status_mut() = StatusCode::from_u16(stored.status).unwrap_or(StatusCode::OK);

@@ -16,7 +16,7 @@ pub(crate) use extract::refuse_body;
 pub use extract::{ApiJson, ApiPath, ApiQuery, PageQuery, Paged};
 pub use handlers::{PushMemory, random_password};
 pub use layers::{RateLimits, RequestMeta, error_chain};
-pub use principal::{CollectorPrincipal, Credential, Principal, UserPrincipal};
+pub use principal::{KnownCollector, SignedInUser};
 pub use router::{router, without_double_slash};
 pub use routes::{Access, Permission, Replay, RouteInfo, Routes};
 pub use work::{Work, WorkHandle};

@@ -1,13 +1,17 @@
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::uri::PathAndQuery;
 use axum::http::{Request, StatusCode, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
+use pganalytics_auth::tower::AuthenticationLayer;
+use pganalytics_core::layer::RequestIdLayer;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, License, OpenApi, OpenApiBuilder};
 
-use super::layers::{alert_errors, authenticate, cross_site, limits, meta, security_headers};
+use super::layers::{alert_errors, cross_site, limits, meta, security_headers};
 use super::{ApiError, RouteInfo, Routes, handlers};
 use crate::app::App;
 
@@ -23,7 +27,7 @@ pub fn router(app: &App) -> (Router, OpenApi, Vec<RouteInfo>) {
         // The last layer is the outermost.
         .layer(from_fn_with_state(app.clone(), limits::by_principal))
         .layer(from_fn_with_state(app.clone(), cross_site::check))
-        .layer(from_fn_with_state(app.clone(), authenticate::identify))
+        .layer(AuthenticationLayer::new(Arc::clone(&app.identity)))
         .layer(DefaultBodyLimit::max(body_limit))
         .layer(from_fn_with_state(app.clone(), limits::by_address))
         .layer(from_fn_with_state(app.clone(), limits::by_time))
@@ -31,6 +35,7 @@ pub fn router(app: &App) -> (Router, OpenApi, Vec<RouteInfo>) {
         .layer(from_fn_with_state(app.clone(), security_headers::set))
         .layer(from_fn_with_state(app.clone(), meta::record))
         .layer(from_fn(alert_errors::extend))
+        .layer(RequestIdLayer::new(Arc::clone(&app.clock), Arc::clone(&app.random)))
         .with_state(app.clone());
     (router, document, infos)
 }

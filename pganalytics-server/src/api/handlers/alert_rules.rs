@@ -12,7 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 
 use crate::api::{
-    Access, ApiError, ApiJson, ApiPath, ApiQuery, ErrorBody, Permission, Replay, Routes, UserPrincipal,
+    Access, ApiError, ApiJson, ApiPath, ApiQuery, ErrorBody, Permission, Replay, Routes, SignedInUser,
     WorkHandle,
 };
 use crate::app::App;
@@ -205,7 +205,7 @@ async fn get(State(app): State<App>, ApiPath(number): ApiPath<i64>) -> Result<Js
 ))]
 async fn create(
     State(app): State<App>,
-    principal: UserPrincipal,
+    SignedInUser(principal): SignedInUser,
     work: WorkHandle,
     ApiJson(body): ApiJson<RuleBody>,
 ) -> Result<(StatusCode, Json<RuleAnswer>), ApiError> {

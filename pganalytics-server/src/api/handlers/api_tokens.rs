@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
+use pganalytics_auth::principal::{Credential, UserPrincipal};
 use pganalytics_auth::token::{ApiTokenDigester, ApiTokenText};
 use pganalytics_core::audit::Resource;
 use pganalytics_core::ids::ApiTokenId;
@@ -16,8 +17,7 @@ use uuid::Uuid;
 
 use super::names::{check_end, check_name};
 use crate::api::{
-    Access, ApiError, ApiJson, ApiPath, Credential, ErrorBody, Permission, Replay, Routes, UserPrincipal,
-    WorkHandle,
+    Access, ApiError, ApiJson, ApiPath, ErrorBody, Permission, Replay, Routes, SignedInUser, WorkHandle,
 };
 use crate::app::App;
 
@@ -66,7 +66,10 @@ struct Tokens {
 #[utoipa::path(get, path = "/api/v1/tokens", tag = "tokens", responses(
     (status = 200, body = Tokens), (status = 403, body = ErrorBody),
 ))]
-async fn list(State(app): State<App>, principal: UserPrincipal) -> Result<Json<Tokens>, ApiError> {
+async fn list(
+    State(app): State<App>,
+    SignedInUser(principal): SignedInUser,
+) -> Result<Json<Tokens>, ApiError> {
     refuse_api_token(&principal)?;
     let found = app.tokens.list(principal.id).await?;
     let tokens: Vec<TokenView> = found.iter().map(TokenView::from).collect();
@@ -99,7 +102,7 @@ struct CreatedToken {
 ))]
 async fn create(
     State(app): State<App>,
-    principal: UserPrincipal,
+    SignedInUser(principal): SignedInUser,
     work: WorkHandle,
     ApiJson(body): ApiJson<CreateToken>,
 ) -> Result<(StatusCode, Json<CreatedToken>), ApiError> {
@@ -126,7 +129,7 @@ async fn create(
 ))]
 async fn revoke(
     State(app): State<App>,
-    principal: UserPrincipal,
+    SignedInUser(principal): SignedInUser,
     work: WorkHandle,
     ApiPath(id): ApiPath<Uuid>,
 ) -> Result<StatusCode, ApiError> {

@@ -14,7 +14,7 @@ use super::collectors::{no_such_collector, resource};
 use super::config_text;
 use crate::api::extract::refuse_body;
 use crate::api::{
-    Access, ApiError, ApiPath, ErrorBody, Permission, Replay, Routes, UserPrincipal, WorkHandle,
+    Access, ApiError, ApiPath, ErrorBody, Permission, Replay, Routes, SignedInUser, WorkHandle,
 };
 use crate::app::App;
 
@@ -50,7 +50,7 @@ struct ConfigChange {
     ))]
 async fn put(
     State(app): State<App>,
-    principal: UserPrincipal,
+    SignedInUser(principal): SignedInUser,
     work: WorkHandle,
     ApiPath(id): ApiPath<Uuid>,
     body: Result<Bytes, BytesRejection>,

@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::names::{check_end, check_name};
 use crate::api::{
-    Access, ApiError, ApiJson, ApiPath, ErrorBody, Permission, Replay, Routes, UserPrincipal, WorkHandle,
+    Access, ApiError, ApiJson, ApiPath, ErrorBody, Permission, Replay, Routes, SignedInUser, WorkHandle,
 };
 use crate::app::App;
 
@@ -136,7 +136,7 @@ struct CreatedSecret {
     responses((status = 201, body = CreatedSecret), (status = 400, body = ErrorBody)))]
 async fn create(
     State(app): State<App>,
-    principal: UserPrincipal,
+    SignedInUser(principal): SignedInUser,
     work: WorkHandle,
     ApiJson(body): ApiJson<CreateSecret>,
 ) -> Result<(StatusCode, Json<CreatedSecret>), ApiError> {

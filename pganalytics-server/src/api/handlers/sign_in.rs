@@ -6,6 +6,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, http::StatusCode};
 use chrono::{DateTime, Utc};
+use pganalytics_auth::principal::Principal;
 use pganalytics_auth::token::AccessGrant;
 use pganalytics_core::auth::{Attempt, AuthOutcome};
 use pganalytics_core::ids::UserId;
@@ -19,7 +20,7 @@ use utoipa_axum::routes;
 
 use super::users::{UserView, resource};
 use crate::api::{
-    Access, ApiError, ApiJson, ErrorBody, Replay, RequestMeta, Routes, UserPrincipal, WorkHandle, refuse_body,
+    Access, ApiError, ApiJson, ErrorBody, Replay, RequestMeta, Routes, SignedInUser, WorkHandle, refuse_body,
 };
 use crate::app::App;
 use crate::cookies;
@@ -191,11 +192,11 @@ pub(super) struct Message {
 #[utoipa::path(post, path = "/api/v1/auth/logout", tag = "auth", responses((status = 200, body = Message)))]
 async fn logout(
     State(app): State<App>,
-    principal: Option<Extension<crate::api::Principal>>,
+    principal: Option<Extension<Principal>>,
     headers: HeaderMap,
 ) -> Result<Response, ApiError> {
-    if let Some(Extension(crate::api::Principal::User(user))) = principal
-        && let Some(session) = user.session()
+    if let Some(Extension(principal)) = principal
+        && let Some(session) = principal.session()
     {
         app.sessions.delete(session).await?;
         app.identity.forget_session(session).await;
@@ -218,7 +219,10 @@ async fn end_session_of(app: &App, headers: &HeaderMap) -> Result<(), ApiError> 
 
 /// The signed-in user.
 #[utoipa::path(get, path = "/api/v1/auth/me", tag = "auth", responses((status = 200, body = UserView)))]
-async fn me(State(app): State<App>, principal: UserPrincipal) -> Result<Json<UserView>, ApiError> {
+async fn me(
+    State(app): State<App>,
+    SignedInUser(principal): SignedInUser,
+) -> Result<Json<UserView>, ApiError> {
     let user = app.users.find(principal.id).await?.ok_or_else(ApiError::unauthorized)?;
     Ok(Json(UserView::from(&user)))
 }
@@ -259,7 +263,7 @@ struct ChangePassword {
 async fn change_password(
     State(app): State<App>,
     Extension(meta): Extension<RequestMeta>,
-    principal: UserPrincipal,
+    SignedInUser(principal): SignedInUser,
     work: WorkHandle,
     ApiJson(body): ApiJson<ChangePassword>,
 ) -> Result<Response, ApiError> {

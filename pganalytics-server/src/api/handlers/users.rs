@@ -16,7 +16,7 @@ use utoipa_axum::routes;
 
 use crate::api::{
     Access, ApiError, ApiJson, ApiPath, ApiQuery, ErrorBody, PageQuery, Paged, Permission, Replay, Routes,
-    UserPrincipal, WorkHandle,
+    SignedInUser, WorkHandle,
 };
 use crate::app::App;
 
@@ -175,7 +175,7 @@ async fn update(
 ))]
 async fn delete(
     State(app): State<App>,
-    principal: UserPrincipal,
+    SignedInUser(principal): SignedInUser,
     work: WorkHandle,
     ApiPath(number): ApiPath<i64>,
 ) -> Result<StatusCode, ApiError> {

@@ -2,9 +2,10 @@ use axum::extract::{Request, State};
 use axum::http::header;
 use axum::middleware::Next;
 use axum::response::Response;
+use pganalytics_auth::principal::{Principal, UserPrincipal};
 use pganalytics_core::tokens::Scope;
 
-use crate::api::{Access, ApiError, Credential, Permission, Principal, UserPrincipal};
+use crate::api::{Access, ApiError, Permission};
 
 /// Refuses whoever the route's declared access does not let in.
 pub(in crate::api) async fn check(
@@ -21,7 +22,7 @@ pub(in crate::api) async fn check(
         }
         (Access::Collector | Access::CollectorOr(_), Some(Principal::Collector(_))) => Ok(()),
         (Access::Collector | Access::CollectorOr(_), _) => Err(refuse_collector(&request)),
-        (_, Some(Principal::Collector(_))) => Err(ApiError::forbidden("a user's credentials are needed")),
+        (_, Some(_)) => Err(ApiError::forbidden("a user's credentials are needed")),
         (_, None) => Err(ApiError::unauthorized()),
     };
     verdict?;
@@ -32,8 +33,8 @@ fn allow(user: &UserPrincipal, permission: Permission) -> Result<(), ApiError> {
     if !permission.is_given_to(user.role) {
         return Err(ApiError::forbidden(format!("role `{}` does not allow this", user.role)));
     }
-    match &user.credential {
-        Credential::ApiToken(_, scopes) if !scopes.contains(&Scope(permission.scope().into())) => {
+    match user.scopes() {
+        Some(scopes) if !scopes.contains(&Scope(permission.scope().into())) => {
             Err(ApiError::forbidden(format!("the token needs the scope `{}`", permission.scope())))
         }
         _ => Ok(()),

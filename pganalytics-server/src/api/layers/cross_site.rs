@@ -2,9 +2,10 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
 use axum::response::Response;
+use pganalytics_auth::principal::{Credential, Principal};
 use subtle::ConstantTimeEq;
 
-use crate::api::{ApiError, Credential, Principal};
+use crate::api::ApiError;
 use crate::app::App;
 use crate::cookies;
 
@@ -19,9 +20,8 @@ pub(in crate::api) async fn check(
     next: Next,
 ) -> Result<Response, ApiError> {
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    let principal = request.extensions().get::<Principal>();
-    let by_cookie =
-        matches!(principal, Some(Principal::User(user)) if matches!(user.credential, Credential::Cookie(_)));
+    let user = request.extensions().get::<Principal>().and_then(Principal::user);
+    let by_cookie = user.is_some_and(|user| matches!(user.credential, Credential::Cookie(_)));
     if by_cookie && !is_safe {
         if !is_same_origin(request.headers(), &app) {
             return Err(ApiError::forbidden("the request comes from another site"));

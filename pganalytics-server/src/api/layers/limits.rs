@@ -7,9 +7,10 @@ use axum::middleware::Next;
 use axum::response::Response;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use pganalytics_auth::principal::Principal;
 
 use super::RequestMeta;
-use crate::api::{ApiError, Principal};
+use crate::api::ApiError;
 use crate::app::App;
 use crate::config::LimitsConfig;
 

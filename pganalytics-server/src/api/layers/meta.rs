@@ -2,34 +2,38 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use pganalytics_core::random::RandomExt;
+use pganalytics_core::layer::RequestId;
 use tracing::Instrument;
 
 use crate::api::error::ErrorBody;
 use crate::api::{ServerFault, client_address};
 use crate::app::App;
 
-const REQUEST_ID: &str = "x-request-id";
-
 /// What is known of a request before anything else; in the request's extensions.
 #[derive(Clone, Debug)]
 pub struct RequestMeta {
     /// The request id: in each response, each log line and each event.
-    pub id: Arc<str>,
+    pub id: RequestId,
     /// The client's address, behind trusted proxies too.
     pub address: IpAddr,
     /// The client's `User-Agent`, at most 512 bytes of it.
     pub user_agent: Option<Arc<str>>,
 }
 
-/// Gives the request its id, logs it, counts it, and gives faults of the server a body with the id to quote.
-pub(in crate::api) async fn record(State(app): State<App>, mut request: Request, next: Next) -> Response {
-    let meta = describe(&app, &request);
+/// Logs the request, counts it, and gives faults of the server a body with the request's id to quote.
+pub(in crate::api) async fn record(
+    State(app): State<App>,
+    Extension(id): Extension<RequestId>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let meta = describe(&app, id, &request);
     let started = Instant::now();
     let method = request.method().clone();
     let route = request
@@ -48,19 +52,11 @@ pub(in crate::api) async fn record(State(app): State<App>, mut request: Request,
     let elapsed = started.elapsed();
     count(&method, route, response.status(), elapsed);
     tracing::debug!(status = response.status().as_u16(), millis = elapsed.as_millis(), "request done");
-    if let Ok(value) = HeaderValue::from_str(&meta.id) {
-        response.headers_mut().insert(REQUEST_ID, value);
-    }
     response
 }
 
-fn describe(app: &App, request: &Request) -> RequestMeta {
+fn describe(app: &App, id: RequestId, request: &Request) -> RequestMeta {
     let headers = request.headers();
-    let given = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok()).filter(|id| is_request_id(id));
-    let id = match given {
-        Some(id) => id.into(),
-        None => app.random.uuid_v7(&*app.clock).to_string().into(),
-    };
     let peer = request
         .extensions()
         .get::<ConnectInfo<SocketAddr>>()
@@ -73,12 +69,7 @@ fn describe(app: &App, request: &Request) -> RequestMeta {
     RequestMeta { id, address, user_agent }
 }
 
-fn is_request_id(text: &str) -> bool {
-    (1..=64).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
-}
-
-fn with_request_id_in_body(response: Response, id: &str) -> Response {
+fn with_request_id_in_body(response: Response, id: &RequestId) -> Response {
     let (mut parts, _) = response.into_parts();
     let body = ErrorBody {
         code: parts.status.as_u16(),

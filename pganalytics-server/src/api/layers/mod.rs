@@ -1,9 +1,8 @@
-//! The layers of a request, outermost first: meta (request id, address, log, metrics), security headers, panic guard,
-//! limits, authentication, cross-site protection, per-principal limits; then, for each route, authorisation and the unit
-//! of work.
+//! The layers of a request that are the server's own, outermost first: meta (address, log, metrics), security headers,
+//! panic guard, limits, cross-site protection, per-principal limits; then, for each route, authorisation and the unit of
+//! work. The request id comes from `pganalytics_core::layer`, authentication from `pganalytics_auth::tower`.
 
 pub(super) mod alert_errors;
-pub(super) mod authenticate;
 pub(super) mod authorise;
 pub(super) mod cross_site;
 pub(super) mod limits;

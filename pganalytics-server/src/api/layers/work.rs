@@ -5,6 +5,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use pganalytics_auth::principal::Principal;
 use pganalytics_core::audit::Actor;
 use pganalytics_core::idempotency::{Fingerprint, IdempotencyKey, StoredResponse};
 use pganalytics_store::postgres::{CommitError, Reply, UnitOfWork};
@@ -13,7 +14,7 @@ use tracing::Instrument;
 use super::RequestMeta;
 use crate::api::routes::Mutation;
 use crate::api::work::Origin;
-use crate::api::{ApiError, Principal, Replay, WorkHandle};
+use crate::api::{ApiError, Replay, WorkHandle};
 use crate::app::App;
 
 const KEY_HEADER: &str = "idempotency-key";
@@ -57,17 +58,13 @@ pub(in crate::api) async fn run(
 fn origin(app: &App, mutation: Mutation, request: &Request) -> Result<Origin, ApiError> {
     let principal = request.extensions().get::<Principal>();
     let meta = request.extensions().get::<RequestMeta>();
-    let session = match principal {
-        Some(Principal::User(user)) => user.session(),
-        _ => None,
-    };
     Ok(Origin {
         clock: app.clock.clone(),
         random: app.random.clone(),
         actor: principal.map_or_else(Actor::anonymous, Principal::actor),
         action: mutation.action.parse().map_err(ApiError::internal)?,
         request_id: meta.map_or_else(String::new, |meta| meta.id.to_string()),
-        session,
+        session: principal.and_then(Principal::session),
     })
 }
 

@@ -2,12 +2,13 @@ use axum::Extension;
 use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
+use pganalytics_auth::principal::Principal;
 use pganalytics_core::ids::CollectorId;
 use pganalytics_store::postgres::{collector_config, collectors};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use crate::api::{Access, ApiError, ApiPath, ErrorBody, Permission, Principal, Routes};
+use crate::api::{Access, ApiError, ApiPath, ErrorBody, Permission, Routes};
 use crate::app::App;
 
 const VERSION_HEADER: HeaderName = HeaderName::from_static("x-config-version");
@@ -28,9 +29,9 @@ async fn pull(
     id: Result<ApiPath<Uuid>, ApiError>,
 ) -> Result<Response, ApiError> {
     let mut connection = app.database.read().await?;
-    let id = match principal {
-        Principal::Collector(collector) => collector.id,
-        Principal::User(_) => {
+    let id = match principal.collector() {
+        Some(id) => id,
+        None => {
             let asked = id.ok().map(|ApiPath(id)| CollectorId(id));
             let known = match asked {
                 Some(id) => collectors::find(&mut connection, id).await?,

@@ -14,7 +14,7 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::push_body::{self, PushBody};
-use crate::api::{Access, ApiError, CollectorPrincipal, ErrorBody, Replay, RequestMeta, Routes};
+use crate::api::{Access, ApiError, ErrorBody, KnownCollector, Replay, RequestMeta, Routes};
 use crate::app::App;
 
 /// Up to here a body is read in less time than it takes to hand it to another thread and back.
@@ -85,19 +85,14 @@ struct Skipped {
 async fn push(
     State(app): State<App>,
     Extension(meta): Extension<RequestMeta>,
-    principal: CollectorPrincipal,
+    KnownCollector(collector): KnownCollector,
     request: Request,
 ) -> Result<Json<Pushed>, ApiError> {
     let started = Instant::now();
     let limit = app.config.metrics.push_max_bytes.as_usize();
     let body = push_body::receive(&app.push_memory, limit, request).await?;
-    let job = PushJob {
-        collector: principal.id,
-        address: meta.address.to_string(),
-        received_at: app.clock.now(),
-        started,
-        app,
-    };
+    let job =
+        PushJob { collector, address: meta.address.to_string(), received_at: app.clock.now(), started, app };
     if body.bytes.len() <= SMALL {
         return job.run(body).await.map(Json);
     }
