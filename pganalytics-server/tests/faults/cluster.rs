@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -6,6 +6,8 @@ use pganalytics_testkit::{Child, LocalPostgres, Profile, free_port, private_post
 use serde_json::{Value, json};
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
+
+use crate::wire::Wire;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pganalytics-api");
 const REGISTRATION_SECRET: &str = "registration secret of a test";
@@ -17,6 +19,8 @@ pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Cluster {
     servers: Vec<(u16, Child)>,
+    /// One for each server, where the test wants to hold statements; else none.
+    wires: Vec<Wire>,
     folder: TempDir,
     postgres: LocalPostgres,
 }
@@ -30,21 +34,72 @@ pub(crate) struct Collector {
 impl Cluster {
     /// Starts servers. `None` where PostgreSQL is not installed.
     pub(crate) async fn start(servers: usize) -> Option<Self> {
+        let mut cluster = Self::prepare().await?;
+        cluster.spawn_all(servers).await;
+        Some(cluster)
+    }
+
+    /// Starts servers whose connections to PostgreSQL can be held. `None` where PostgreSQL is not installed.
+    pub(crate) async fn start_wired(servers: usize) -> Option<Self> {
+        let mut cluster = Self::prepare().await?;
+        for _ in 0..servers {
+            cluster.wires.push(Wire::to(socket(&cluster.postgres.url())).await);
+        }
+        cluster.spawn_all(servers).await;
+        Some(cluster)
+    }
+
+    async fn prepare() -> Option<Self> {
         let postgres = private_postgres(Profile::Durable).await?;
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("database-url"), postgres.url()).unwrap();
         std::fs::write(folder.path().join("registration-secret"), REGISTRATION_SECRET).unwrap();
         // Whichever test comes first sets it for all.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let mut cluster = Self { servers: Vec::new(), folder, postgres };
+        let cluster = Self { servers: Vec::new(), wires: Vec::new(), folder, postgres };
         cluster.run(&["migrate", "up"]).await;
         cluster.run(&["keys", "init"]).await;
-        for _ in 0..servers {
-            let port = free_port();
-            let server = cluster.spawn(port).await;
-            cluster.servers.push((port, server));
-        }
         Some(cluster)
+    }
+
+    async fn spawn_all(&mut self, servers: usize) {
+        for server in 0..servers {
+            let port = free_port();
+            let child = self.spawn(server, port).await;
+            self.servers.push((port, child));
+        }
+    }
+
+    pub(crate) fn wire(&self, server: usize) -> &Wire {
+        &self.wires[server]
+    }
+
+    pub(crate) fn pause(&self, server: usize) {
+        self.servers[server].1.pause();
+    }
+
+    pub(crate) fn resume(&self, server: usize) {
+        self.servers[server].1.resume();
+    }
+
+    /// Makes an administrator, and an API token with every right.
+    pub(crate) async fn administrator(&self) -> String {
+        let (url, http) = (&self.urls()[0], client());
+        let password = "correct horse battery staple";
+        let login = json!({ "username": "admin", "password": password });
+        let setup = http.post(format!("{url}/api/v1/auth/setup")).json(&login).send().await.unwrap();
+        assert!(setup.status().is_success(), "{}", setup.text().await.unwrap());
+        let signed_in = http.post(format!("{url}/api/v1/auth/login")).json(&login).send().await.unwrap();
+        let signed_in: Value = signed_in.json().await.unwrap();
+        let made = http
+            .post(format!("{url}/api/v1/tokens"))
+            .bearer_auth(signed_in["token"].as_str().unwrap_or_else(|| panic!("{signed_in}")))
+            .json(&json!({ "name": "test", "scopes": ["read", "alerts:write", "collectors:write", "admin"] }))
+            .send()
+            .await
+            .unwrap();
+        let made: Value = made.json().await.unwrap();
+        made["token"].as_str().unwrap_or_else(|| panic!("{made}")).to_owned()
     }
 
     pub(crate) fn address(&self, server: usize) -> String {
@@ -61,7 +116,7 @@ impl Cluster {
 
     pub(crate) async fn restart_server(&mut self, server: usize) {
         let port = self.servers[server].0;
-        self.servers[server].1 = self.spawn(port).await;
+        self.servers[server].1 = self.spawn(server, port).await;
     }
 
     /// Asks a server to end, and waits until it has.
@@ -107,8 +162,19 @@ impl Cluster {
         sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap()
     }
 
-    async fn spawn(&self, port: u16) -> Child {
+    pub(crate) async fn rows(&self, query: &'static str) -> Vec<(String, i64)> {
+        let mut connection = PgConnection::connect(&self.postgres.url()).await.unwrap();
+        sqlx::query_as(query).fetch_all(&mut connection).await.unwrap()
+    }
+
+    async fn spawn(&self, server: usize, port: u16) -> Child {
         let mut command = self.command(&["serve"]);
+        if let Some(wire) = self.wires.get(server) {
+            let file = self.folder.path().join(format!("database-url-{server}"));
+            let url = format!("postgres://postgres@127.0.0.1:{}/postgres?sslmode=disable", wire.port());
+            std::fs::write(&file, url).unwrap();
+            command.env("PGA__DATABASE__URL__FILE", file);
+        }
         command.env("PGA__HTTP__LISTEN", format!("127.0.0.1:{port}"));
         let server = Child::spawn("pganalytics-api", command).unwrap();
         let ready = format!("{}/api/v1/health/ready", url(port));
@@ -135,6 +201,7 @@ impl Cluster {
             .env("PGA__COLLECTORS__REGISTRATION_SECRET__FILE", file("registration-secret"))
             .env("PGA__KEYS__TYPE", "file")
             .env("PGA__KEYS__PATH", file("keys"))
+            .env("PGA__AUTH__SETUP_ENABLED", "true")
             .env("PGA__HTTP__DRAIN_DELAY_SECONDS", "1");
         command
     }
@@ -143,6 +210,13 @@ impl Cluster {
 pub(crate) fn client() -> reqwest::Client {
     // Nothing is asked over TLS.
     reqwest::Client::builder().tls_certs_only([]).timeout(Duration::from_secs(10)).build().unwrap()
+}
+
+/// The socket behind `postgres://user@folder:port/database`, whose folder is percent-encoded.
+fn socket(url: &str) -> PathBuf {
+    let url = url::Url::parse(url).unwrap();
+    let folder = url.host_str().unwrap().replace("%2F", "/");
+    Path::new(&folder).join(format!(".s.PGSQL.{}", url.port().unwrap()))
 }
 
 fn url(port: u16) -> String {

@@ -6,7 +6,9 @@
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
 mod cluster;
+mod exactly_once;
 mod pushes;
+mod wire;
 
 use std::time::Duration;
 
