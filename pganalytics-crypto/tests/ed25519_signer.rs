@@ -19,6 +19,7 @@ use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig}
 use tempfile::TempDir;
 
 const OVERLAP: Duration = Duration::from_secs(600);
+const ROTATE_EVERY: Duration = Duration::from_secs(30 * 24 * 3600);
 const REFRESH: Duration = Duration::from_secs(60);
 
 /// What the servers of one installation share.
@@ -148,6 +149,81 @@ async fn a_second_rotation_within_the_overlap_leaves_no_gap() {
     for _ in 0..20 {
         signer.sign(b"message").await.unwrap();
         installation.clock.advance(OVERLAP / 10);
+    }
+}
+
+#[tokio::test]
+async fn servers_that_rotate_at_once_make_one_key_and_leave_no_gap() {
+    let installation = Installation::new();
+    let mut servers = Vec::new();
+    for _ in 0..6 {
+        servers.push(Arc::new(installation.server().await));
+    }
+    for _ in 0..3 {
+        let before = installation.store.list().await.unwrap().len();
+        let rotations: Vec<_> = servers
+            .iter()
+            .map(|server| {
+                let server = server.clone();
+                tokio::spawn(async move { server.rotate().await.unwrap() })
+            })
+            .collect();
+        for rotation in rotations {
+            rotation.await.unwrap();
+        }
+        let stored = installation.store.list().await.unwrap();
+        assert!(stored.len() > before);
+        assert_eq!(stored.iter().filter(|key| key.retired_at.is_none()).count(), 1);
+        for server in &servers {
+            server.refresh().await.unwrap();
+        }
+        for _ in 0..20 {
+            for server in &servers {
+                server.sign(b"message").await.unwrap();
+            }
+            installation.clock.advance(OVERLAP / 10);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_replaced_when_it_has_signed_long_enough() {
+    let installation = Installation::new();
+    let (one, other) = (installation.server().await, installation.server().await);
+    let first = one.current_key().await.unwrap();
+    assert_eq!(one.rotate_if_due().await.unwrap(), None);
+    // The first key was made active an overlap ago, and its successor is made an overlap before it takes over.
+    installation.clock.advance(ROTATE_EVERY - OVERLAP - OVERLAP - Duration::from_secs(1));
+    assert_eq!(one.rotate_if_due().await.unwrap(), None);
+    installation.clock.advance(Duration::from_secs(1));
+    let second = one.rotate_if_due().await.unwrap().unwrap();
+    assert_eq!(other.rotate_if_due().await.unwrap(), None, "another server did it");
+    assert_eq!(other.current_key().await.unwrap(), first);
+    installation.clock.advance(OVERLAP);
+    for server in [&one, &other] {
+        assert_eq!(server.current_key().await.unwrap(), second);
+        assert_eq!(server.public_keys().await.unwrap().len(), 2);
+    }
+    installation.clock.advance(ROTATE_EVERY - OVERLAP);
+    assert_ne!(other.rotate_if_due().await.unwrap().unwrap(), second);
+}
+
+#[tokio::test]
+async fn retired_keys_are_removed_also_when_no_rotation_is_due() {
+    let installation = Installation::new();
+    let config = Ed25519SignerConfig::new(wrapping_key()).with_keep_retired(OVERLAP);
+    let signer = Ed25519Signer::connect(
+        installation.store.clone(),
+        installation.keys.clone(),
+        Arc::new(installation.clock.clone()),
+        config,
+    );
+    let signer = signer.await.unwrap();
+    signer.rotate().await.unwrap();
+    for left in [2, 1] {
+        installation.clock.advance(OVERLAP);
+        assert_eq!(signer.rotate_if_due().await.unwrap(), None);
+        assert_eq!(signer.public_keys().await.unwrap().len(), left);
     }
 }
 

@@ -39,24 +39,74 @@ CREATE TABLE user_session_epochs (
 );
 
 -- A chain of refresh tokens, of which one is current. The one before stays known: shown again soon after it was
--- replaced, its reply was lost; shown later, it was stolen.
+-- replaced, its reply was lost; shown later, or after its successor, it was stolen.
 CREATE TABLE refresh_families (
-    id uuid PRIMARY KEY,
+    -- SHA-256 of the part that all its tokens share and nobody else knows: who shows it had a token of this family.
+    digest bytea PRIMARY KEY,
+    -- Sessions may be kept elsewhere.
     session_id text NOT NULL,
-    user_id uuid NOT NULL,
+    -- SHA-256 of the rest of the current token.
     current_digest bytea NOT NULL,
     previous_digest bytea,
+    -- What makes the current token of the previous one, once more for somebody who has that.
+    successor_salt bytea,
     rotated_at timestamptz,
     revoked_at timestamptz,
     created_at timestamptz NOT NULL,
     expires_at timestamptz NOT NULL,
-    CONSTRAINT refresh_families_current_digest_key UNIQUE (current_digest)
+    CONSTRAINT refresh_families_digest_check CHECK (octet_length(digest) = 32)
 );
-CREATE INDEX refresh_families_previous_digest_idx ON refresh_families (previous_digest)
-    WHERE previous_digest IS NOT NULL;
-CREATE INDEX refresh_families_session_id_idx ON refresh_families (session_id);
-CREATE INDEX refresh_families_user_id_idx ON refresh_families (user_id);
 CREATE INDEX refresh_families_expires_at_idx ON refresh_families (expires_at);
+
+-- What every server must forget, written in the transaction that revokes. Rows are swept after minutes.
+CREATE TABLE revocations (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    -- session, user, collector or api_token.
+    kind text NOT NULL,
+    subject text NOT NULL,
+    -- For people who look; nothing goes by it.
+    at timestamptz NOT NULL DEFAULT now(),
+    -- Tells what a reader's snapshot could not see yet: ids of transactions that commit late come out of order.
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id()
+);
+CREATE INDEX revocations_xid_idx ON revocations (xid);
+
+-- As triggers, so that no program and no administrator's hand can revoke without telling. The notification only makes
+-- servers look sooner: it leaves with the commit, but may be lost.
+CREATE FUNCTION record_revocation() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_TABLE_NAME = 'user_session_epochs' THEN
+        INSERT INTO revocations (kind, subject) VALUES (TG_ARGV[0], NEW.user_id::text);
+    ELSE
+        INSERT INTO revocations (kind, subject) VALUES (TG_ARGV[0], OLD.id::text);
+    END IF;
+    PERFORM pg_notify('pganalytics_revocations', '');
+    RETURN NULL;
+END
+$$;
+-- Sessions that were over are only swept; a rotated one is known by another secret from then on.
+CREATE TRIGGER record_revocation AFTER DELETE ON sessions
+    FOR EACH ROW WHEN (OLD.idle_expires_at > now()) EXECUTE FUNCTION record_revocation('session');
+CREATE TRIGGER record_rotation AFTER UPDATE OF secret_hash ON sessions
+    FOR EACH ROW EXECUTE FUNCTION record_revocation('session');
+CREATE TRIGGER record_revocation AFTER INSERT OR UPDATE ON user_session_epochs
+    FOR EACH ROW EXECUTE FUNCTION record_revocation('user');
+CREATE TRIGGER record_revocation AFTER UPDATE OF username, role, is_active ON users
+    FOR EACH ROW WHEN ((OLD.username, OLD.role, OLD.is_active) IS DISTINCT FROM (NEW.username, NEW.role, NEW.is_active))
+    EXECUTE FUNCTION record_revocation('user');
+CREATE TRIGGER record_deletion AFTER DELETE ON users
+    FOR EACH ROW EXECUTE FUNCTION record_revocation('user');
+CREATE TRIGGER record_revocation AFTER UPDATE OF token_epoch, revoked_at, deleted_at ON collectors
+    FOR EACH ROW WHEN ((OLD.token_epoch, OLD.revoked_at, OLD.deleted_at)
+        IS DISTINCT FROM (NEW.token_epoch, NEW.revoked_at, NEW.deleted_at))
+    EXECUTE FUNCTION record_revocation('collector');
+CREATE TRIGGER record_deletion AFTER DELETE ON collectors
+    FOR EACH ROW EXECUTE FUNCTION record_revocation('collector');
+CREATE TRIGGER record_revocation AFTER UPDATE OF revoked_at ON api_tokens
+    FOR EACH ROW WHEN (OLD.revoked_at IS DISTINCT FROM NEW.revoked_at)
+    EXECUTE FUNCTION record_revocation('api_token');
+CREATE TRIGGER record_deletion AFTER DELETE ON api_tokens
+    FOR EACH ROW EXECUTE FUNCTION record_revocation('api_token');
 
 CREATE TABLE signing_keys (
     -- A JWS kid.

@@ -15,10 +15,14 @@ use crate::signing::{PublicKey, SigningKeyId};
 /// 2. `the_first_insert_of_an_id_wins`: inserting an id that exists is `false` and changes nothing.
 /// 3. `a_first_key_is_made_once`: of any number of concurrent `insert_first` calls on an empty store exactly one is `true`;
 ///    on a store that holds a key that is not retired, or one of that id, it is `false` and changes nothing.
-/// 4. `keys_are_listed_by_activation`: in the order of `activates_at`, oldest first, retired ones included.
-/// 5. `retiring_sets_the_time_once`: `retire` sets `retired_at`; `true` if it was not set before. A second call changes nothing;
+/// 4. `a_key_has_one_successor`: `insert_successor` adds a key and sets the `retired_at` of every other key that is not retired to
+///    the time when the new one activates, all or nothing, if the key that it is to succeed is the last of those to activate.
+///    Otherwise, or if the id exists, it is `false` and changes nothing. So of any number of concurrent calls for one key exactly
+///    one is `true`.
+/// 5. `keys_are_listed_by_activation`: in the order of `activates_at`, oldest first, retired ones included.
+/// 6. `retiring_sets_the_time_once`: `retire` sets `retired_at`; `true` if it was not set before. A second call changes nothing;
 ///    an unknown id is `false`.
-/// 6. `only_retired_keys_are_removed`: `remove_retired` removes the keys that were retired at or before the given time and yields
+/// 7. `only_retired_keys_are_removed`: `remove_retired` removes the keys that were retired at or before the given time and yields
 ///    how many.
 #[async_trait]
 pub trait SigningKeyStore: Debug + Send + Sync + 'static {
@@ -30,6 +34,13 @@ pub trait SigningKeyStore: Debug + Send + Sync + 'static {
 
     /// Adds a key if there is none that is not retired; `false` if there is.
     async fn insert_first(&self, new: &NewSigningKey) -> Result<bool, SigningKeyStoreError>;
+
+    /// Adds the key that takes over from `predecessor` when it activates; `false` if another one did so already.
+    async fn insert_successor(
+        &self,
+        new: &NewSigningKey,
+        predecessor: &SigningKeyId,
+    ) -> Result<bool, SigningKeyStoreError>;
 
     /// All keys, oldest activation first.
     async fn list(&self) -> Result<Vec<StoredSigningKey>, SigningKeyStoreError>;
@@ -121,6 +132,14 @@ macro_rules! forward_signing_key_store {
 
             async fn insert_first(&self, new: &NewSigningKey) -> Result<bool, SigningKeyStoreError> {
                 (**self).insert_first(new).await
+            }
+
+            async fn insert_successor(
+                &self,
+                new: &NewSigningKey,
+                predecessor: &SigningKeyId,
+            ) -> Result<bool, SigningKeyStoreError> {
+                (**self).insert_successor(new, predecessor).await
             }
 
             async fn list(&self) -> Result<Vec<StoredSigningKey>, SigningKeyStoreError> {

@@ -46,6 +46,23 @@ impl SigningKeyStore for MemorySigningKeyStore {
         Ok(keys.iter().all(|key| key.retired_at.is_some()) && add(&mut keys, new))
     }
 
+    async fn insert_successor(
+        &self,
+        new: &NewSigningKey,
+        predecessor: &SigningKeyId,
+    ) -> Result<bool, SigningKeyStoreError> {
+        let mut keys = self.lock();
+        let newest = keys.iter().rfind(|key| key.retired_at.is_none());
+        let is_due = newest.is_some_and(|key| key.public.id == *predecessor);
+        if !is_due || !add(&mut keys, new) {
+            return Ok(false);
+        }
+        for key in keys.iter_mut().filter(|key| key.public.id != new.public.id) {
+            key.retired_at.get_or_insert(new.activates_at);
+        }
+        Ok(true)
+    }
+
     async fn list(&self) -> Result<Vec<StoredSigningKey>, SigningKeyStoreError> {
         Ok(self.lock().clone())
     }

@@ -5,6 +5,7 @@ mod leader;
 mod notifier;
 mod one_time;
 mod ports;
+mod refresh;
 mod session;
 
 use std::collections::VecDeque;

@@ -35,6 +35,7 @@ pub mod notifier;
 pub mod one_time;
 mod random;
 pub mod redirect_sign_in;
+pub mod refresh_token_store;
 pub mod session;
 pub mod signer;
 pub mod signing_key_store;

@@ -23,6 +23,7 @@ macro_rules! signing_key_store_contract {
                 an_inserted_key_is_listed,
                 the_first_insert_of_an_id_wins,
                 a_first_key_is_made_once,
+                a_key_has_one_successor,
                 keys_are_listed_by_activation,
                 retiring_sets_the_time_once,
                 only_retired_keys_are_removed,
@@ -97,6 +98,41 @@ pub async fn a_first_key_is_made_once(subject: KeySubject) {
 }
 
 /// Clause 4.
+pub async fn a_key_has_one_successor(subject: KeySubject) {
+    let store = &subject.port;
+    let (old, first) = (new_key(&subject, "old"), new_key(&subject, "first"));
+    assert!(!store.insert_successor(&first, &old.public.id).await.unwrap(), "there is nothing to succeed");
+    store.insert(&NewSigningKey { activates_at: old.activates_at - SECOND, ..old.clone() }).await.unwrap();
+    store.insert(&first).await.unwrap();
+    let retired = subject.now() - SECOND;
+    store.retire(&old.public.id, retired).await.unwrap();
+
+    let activates_at = first.activates_at + SECOND;
+    let rivals = (0..8).map(|rival| {
+        let new = NewSigningKey { activates_at, ..new_key(&subject, &format!("rival-{rival}")) };
+        let (store, first) = (Arc::clone(store), first.public.id.clone());
+        async move { store.insert_successor(&new, &first).await.unwrap().then_some(new) }
+    });
+    let made: Vec<NewSigningKey> = together(rivals).await.into_iter().flatten().collect();
+    let [second] = &made[..] else { panic!("{} successors were made", made.len()) };
+    for (taken, of) in [(&first, &second.public.id), (second, &second.public.id)] {
+        assert!(!store.insert_successor(taken, of).await.unwrap(), "the id exists");
+    }
+    let late = new_key(&subject, "late");
+    for of in [&old.public.id, &first.public.id, &late.public.id] {
+        assert!(!store.insert_successor(&late, of).await.unwrap(), "{of} is not the newest");
+    }
+    let keys: Vec<_> =
+        store.list().await.unwrap().into_iter().map(|key| (key.public.id, key.retired_at)).collect();
+    let expected = [
+        (old.public.id, Some(retired)),
+        (first.public.id, Some(activates_at)),
+        (second.public.id.clone(), None),
+    ];
+    assert_eq!(keys, expected);
+}
+
+/// Clause 5.
 pub async fn keys_are_listed_by_activation(subject: KeySubject) {
     let store = &subject.port;
     for (id, after) in [("third", 3), ("first", 1), ("second", 2)] {
@@ -108,7 +144,7 @@ pub async fn keys_are_listed_by_activation(subject: KeySubject) {
     assert_eq!(listed_ids(&**store).await, ["first", "second", "third"]);
 }
 
-/// Clause 5.
+/// Clause 6.
 pub async fn retiring_sets_the_time_once(subject: KeySubject) {
     let store = &subject.port;
     let new = new_key(&subject, "retired");
@@ -121,7 +157,7 @@ pub async fn retiring_sets_the_time_once(subject: KeySubject) {
     assert!(!store.retire(&key_id("unknown"), at).await.unwrap());
 }
 
-/// Clause 6.
+/// Clause 7.
 pub async fn only_retired_keys_are_removed(subject: KeySubject) {
     let store = &subject.port;
     let before = subject.now();

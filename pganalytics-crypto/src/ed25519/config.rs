@@ -8,11 +8,14 @@ use pganalytics_core::keys::KeyName;
 pub struct Ed25519SignerConfig {
     /// The key-encryption key that wraps private halves.
     pub wrapping_key: KeyName,
-    /// A rotated-in key signs so much later, when every verifier has learnt it. Ten minutes by default.
+    /// A rotated-in key signs so much later, when every verifier has learnt it. Ten minutes by default; longer than the time for
+    /// which the served key set may be cached, plus `refresh_after`.
     pub overlap: Duration,
     /// Signatures of a retired key are accepted for so long. 400 days by default: longer than the certificate of a collector,
     /// which may come back after an outage with the token that it was given at registration.
     pub keep_retired: Duration,
+    /// A key signs for so long before [`rotate_if_due`](super::Ed25519Signer::rotate_if_due) replaces it. 30 days by default.
+    pub rotate_every: Duration,
     /// The store is read again after so much time, to learn keys that other servers made. A minute by default; it must be
     /// shorter than `overlap`.
     pub refresh_after: Duration,
@@ -25,6 +28,7 @@ impl Ed25519SignerConfig {
             wrapping_key,
             overlap: Duration::from_secs(600),
             keep_retired: Duration::from_secs(400 * 24 * 3600),
+            rotate_every: Duration::from_secs(30 * 24 * 3600),
             refresh_after: Duration::from_secs(60),
         }
     }
@@ -39,6 +43,12 @@ impl Ed25519SignerConfig {
     #[must_use]
     pub fn with_keep_retired(self, keep_retired: Duration) -> Self {
         Self { keep_retired, ..self }
+    }
+
+    /// Sets for how long a key signs before it is replaced.
+    #[must_use]
+    pub fn with_rotate_every(self, rotate_every: Duration) -> Self {
+        Self { rotate_every, ..self }
     }
 
     /// Sets after how much time the store is read again.

@@ -55,6 +55,11 @@ impl KeyRing {
         self.keys.iter().rfind(|key| key.signs_at(now))
     }
 
+    /// The last to activate of those that are not retired, nor to be.
+    pub(super) fn newest(&self) -> Option<&RingKey> {
+        self.keys.iter().rfind(|key| key.stored.retired_at.is_none())
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }

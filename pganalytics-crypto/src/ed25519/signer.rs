@@ -7,13 +7,13 @@ use chrono::{DateTime, Utc};
 use pganalytics_core::clock::Clock;
 use pganalytics_core::keys::KeyManager;
 use pganalytics_core::signing::{
-    PublicKey, SignError, Signature, SignatureAlgorithm, Signer, SigningKeyId, SigningKeyStore,
+    NewSigningKey, PublicKey, SignError, Signature, SignatureAlgorithm, Signer, SigningKeyId, SigningKeyStore,
 };
 use tokio::sync::Mutex;
 
 use super::config::Ed25519SignerConfig;
 use super::error::{Ed25519SignerError, NAME};
-use super::key_ring::{self, KeyRing};
+use super::key_ring::{self, KeyRing, RingKey};
 
 /// A [`Signer`] whose keys lie in a [`SigningKeyStore`], wrapped by a [`KeyManager`].
 ///
@@ -61,31 +61,55 @@ impl Ed25519Signer {
     }
 
     /// Adds a key that signs after the overlap, retires the others from then on, and removes those that were retired long
-    /// ago. Yields the new key.
+    /// ago. Yields the new key: of several servers that do this at once one makes it and the others yield that one's.
     ///
     /// # Errors
-    /// When store or key manager cannot answer. A rotation that was cut short is made good by the next one.
+    /// When store or key manager cannot answer.
     pub async fn rotate(&self) -> Result<SigningKeyId, Ed25519SignerError> {
         let now = self.clock.now();
-        let activates_at = now + self.config.overlap;
-        let new = key_ring::generate(&*self.keys, &self.config.wrapping_key, activates_at).await?;
-        self.store.insert(&new).await?;
-        for old in self.store.list().await? {
-            if old.retired_at.is_none() && old.public.id != new.public.id {
-                self.store.retire(&old.public.id, activates_at).await?;
+        let stored = self.store.list().await?;
+        let newest = stored.iter().rfind(|key| key.retired_at.is_none());
+        let made = match newest {
+            Some(newest) => {
+                let new = self.generate(now + self.config.overlap).await?;
+                let is_first = self.store.insert_successor(&new, &newest.public.id).await?;
+                is_first.then_some(new.public.id)
             }
-        }
+            None => self.insert_first(now).await?,
+        };
         self.store.remove_retired(now - self.config.keep_retired).await?;
-        self.refresh().await?;
-        Ok(new.public.id)
+        *self.last_attempt.lock().await = now;
+        let ring = self.load().await?;
+        let of_another_server = || ring.newest().map(|key| key.id().clone());
+        made.or_else(of_another_server).ok_or_else(|| self.no_usable_key(stored.len()))
     }
 
-    async fn insert_first(&self, now: DateTime<Utc>) -> Result<(), Ed25519SignerError> {
+    /// As [`rotate`](Self::rotate), if the newest key will have signed for `rotate_every` when its successor takes over. Also
+    /// removes keys that were retired long ago. To be called now and then, by one server or by all of them.
+    ///
+    /// # Errors
+    /// When store or key manager cannot answer.
+    pub async fn rotate_if_due(&self) -> Result<Option<SigningKeyId>, Ed25519SignerError> {
+        let now = self.clock.now();
+        let takeover = now + self.config.overlap;
+        let is_over = |key: &RingKey| key.stored.activates_at + self.config.rotate_every <= takeover;
+        if self.load().await?.newest().is_none_or(is_over) {
+            return self.rotate().await.map(Some);
+        }
+        self.store.remove_retired(now - self.config.keep_retired).await?;
+        Ok(None)
+    }
+
+    async fn insert_first(&self, now: DateTime<Utc>) -> Result<Option<SigningKeyId>, Ed25519SignerError> {
         // Active in the past, so that it also signs on servers whose clocks are behind.
         let activates_at = now - self.config.overlap;
-        let new = key_ring::generate(&*self.keys, &self.config.wrapping_key, activates_at).await?;
-        self.store.insert_first(&new).await?;
-        Ok(())
+        let new = self.generate(activates_at).await?;
+        let is_first = self.store.insert_first(&new).await?;
+        Ok(is_first.then_some(new.public.id))
+    }
+
+    async fn generate(&self, activates_at: DateTime<Utc>) -> Result<NewSigningKey, Ed25519SignerError> {
+        Ok(key_ring::generate(&*self.keys, &self.config.wrapping_key, activates_at).await?)
     }
 
     async fn load(&self) -> Result<Arc<KeyRing>, Ed25519SignerError> {
@@ -94,11 +118,14 @@ impl Ed25519Signer {
         let known = self.ring();
         let ring = Arc::new(known.updated(stored, &*self.keys, &self.config.wrapping_key).await?);
         if ring.is_empty() && count > 0 {
-            let wrapping_key = self.config.wrapping_key.clone();
-            return Err(Ed25519SignerError::NoUsableKey { stored: count, wrapping_key });
+            return Err(self.no_usable_key(count));
         }
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = ring.clone();
         Ok(ring)
+    }
+
+    fn no_usable_key(&self, stored: usize) -> Ed25519SignerError {
+        Ed25519SignerError::NoUsableKey { stored, wrapping_key: self.config.wrapping_key.clone() }
     }
 
     fn ring(&self) -> Arc<KeyRing> {

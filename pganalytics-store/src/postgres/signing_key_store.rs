@@ -5,6 +5,7 @@ use pganalytics_core::signing::{
     NewSigningKey, PublicKey, SignatureAlgorithm, SigningKeyId, SigningKeyStore, SigningKeyStoreError,
     StoredSigningKey,
 };
+use sqlx::postgres::PgTransaction;
 use sqlx::{FromRow, PgConnection};
 
 use super::database::Database;
@@ -31,6 +32,15 @@ impl PostgresSigningKeyStore {
     pub fn new(database: Database) -> Self {
         Self { database }
     }
+
+    /// A transaction in which nobody else adds keys: two servers at once would both find none, or none newer. Readers go on.
+    async fn begin_alone(&self) -> Result<PgTransaction<'static>, StoreError> {
+        let mut transaction = self.database.begin().await?;
+        sqlx::raw_sql("LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE")
+            .execute(&mut *transaction)
+            .await?;
+        Ok(transaction)
+    }
 }
 
 #[async_trait]
@@ -47,18 +57,24 @@ impl SigningKeyStore for PostgresSigningKeyStore {
     }
 
     async fn insert_first(&self, new: &NewSigningKey) -> Result<bool, SigningKeyStoreError> {
-        let mut transaction = self.database.begin().await?;
-        // Two servers that start on an empty table would otherwise both find it empty. Readers go on.
-        sqlx::raw_sql("LOCK TABLE signing_keys IN SHARE ROW EXCLUSIVE MODE")
-            .execute(&mut *transaction)
-            .await
-            .map_err(StoreError::from)?;
+        let mut transaction = self.begin_alone().await?;
         let live: bool =
             sqlx::query_scalar("SELECT EXISTS (SELECT FROM signing_keys WHERE retired_at IS NULL)")
                 .fetch_one(&mut *transaction)
                 .await
                 .map_err(StoreError::from)?;
         let inserted = !live && insert(&mut transaction, new).await?;
+        transaction.commit().await.map_err(StoreError::from)?;
+        Ok(inserted)
+    }
+
+    async fn insert_successor(
+        &self,
+        new: &NewSigningKey,
+        predecessor: &SigningKeyId,
+    ) -> Result<bool, SigningKeyStoreError> {
+        let mut transaction = self.begin_alone().await?;
+        let inserted = insert_successor(&mut transaction, new, predecessor).await?;
         transaction.commit().await.map_err(StoreError::from)?;
         Ok(inserted)
     }
@@ -137,4 +153,25 @@ async fn insert(connection: &mut PgConnection, new: &NewSigningKey) -> Result<bo
     .execute(connection)
     .await?;
     Ok(inserted.rows_affected() == 1)
+}
+
+async fn insert_successor(
+    connection: &mut PgConnection,
+    new: &NewSigningKey,
+    predecessor: &SigningKeyId,
+) -> Result<bool, StoreError> {
+    let newest: Option<String> = sqlx::query_scalar(
+        "SELECT id FROM signing_keys WHERE retired_at IS NULL ORDER BY activates_at DESC, id DESC LIMIT 1",
+    )
+    .fetch_optional(&mut *connection)
+    .await?;
+    if newest.as_deref() != Some(predecessor.as_str()) || !insert(connection, new).await? {
+        return Ok(false);
+    }
+    sqlx::query("UPDATE signing_keys SET retired_at = $2 WHERE retired_at IS NULL AND id <> $1")
+        .bind(new.public.id.as_str())
+        .bind(new.activates_at)
+        .execute(connection)
+        .await?;
+    Ok(true)
 }

@@ -39,6 +39,22 @@ mod one_time_store {
     pganalytics_core::one_time_contract!(postgres());
 }
 
+mod refresh_token_store {
+    use pganalytics_core::refresh::RefreshTokenStore;
+    use pganalytics_store::postgres::PostgresRefreshTokenStore;
+
+    use super::*;
+
+    async fn postgres() -> Option<Subject<dyn RefreshTokenStore>> {
+        let (test, database) = migrated().await?;
+        let clock = ManualClock::new();
+        let store = PostgresRefreshTokenStore::new(database, Arc::new(clock.clone()));
+        Some(Subject::<dyn RefreshTokenStore>::manual(Arc::new(store), clock).keeping(test))
+    }
+
+    pganalytics_core::refresh_token_store_contract!(postgres());
+}
+
 mod leader {
     use pganalytics_core::leader::Leader;
     use pganalytics_store::postgres::PostgresLeader;

@@ -79,6 +79,7 @@ faulty_port! {
         fn name() -> &'static str;
         async fn insert(new: &NewSigningKey) -> bool;
         async fn insert_first(new: &NewSigningKey) -> bool;
+        async fn insert_successor(new: &NewSigningKey, predecessor: &SigningKeyId) -> bool;
         async fn list() -> Vec<StoredSigningKey>;
         async fn retire(id: &SigningKeyId, at: DateTime<Utc>) -> bool;
         async fn remove_retired(before: DateTime<Utc>) -> u64;
