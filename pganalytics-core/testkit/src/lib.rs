@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod certificates;
 mod child;
 mod database;
 #[path = "../../../pganalytics-store/src/local_postgres/mod.rs"]
@@ -7,6 +8,8 @@ mod local_postgres;
 mod policy;
 mod postgres;
 mod redis;
+mod redis_cluster;
+mod redis_sentinel;
 mod wait;
 mod watchdog;
 
@@ -15,5 +18,7 @@ pub use database::{TestDatabase, database_from_template, empty_database};
 pub use local_postgres::{LocalPostgres, LocalPostgresConfig, LocalPostgresError};
 pub use policy::{REQUIRE_BACKENDS, missing, require_backends};
 pub use postgres::{POSTGRES_URL, Profile, SharedPostgres, postgres, private_postgres};
-pub use redis::{Redis, redis};
+pub use redis::{Redis, RedisOptions, redis, redis_with};
+pub use redis_cluster::{RedisCluster, redis_cluster};
+pub use redis_sentinel::{RedisSentinel, SENTINEL_MASTER, redis_sentinel};
 pub use wait::{free_port, wait_until};

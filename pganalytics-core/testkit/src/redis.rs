@@ -10,21 +10,95 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::certificates::write_certificates;
 use crate::policy::missing;
 use crate::watchdog::Watchdog;
 use crate::{Child, free_port, wait_until};
 
 const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
 const FOLDERS: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/usr/sbin"];
-const START_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
 const REPLY_LIMIT: Duration = Duration::from_secs(2);
 const PORT_ATTEMPTS: usize = 5;
+
+/// What a [`Redis`] is to be like.
+#[derive(Debug, Clone, Default)]
+pub struct RedisOptions {
+    password: Option<String>,
+    user: Option<(String, String)>,
+    tls: bool,
+    arguments: Vec<String>,
+}
+
+impl RedisOptions {
+    /// Without a password, without TLS.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Asks for this password.
+    #[must_use]
+    pub fn with_password(self, password: &str) -> Self {
+        Self { password: Some(password.to_owned()), ..self }
+    }
+
+    /// Lets nobody in but this user, with these rules of `ACL SETUSER` in addition to being on and having the password.
+    #[must_use]
+    pub fn with_user(self, name: &str, password: &str, rules: &str) -> Self {
+        Self { user: Some((name.to_owned(), format!("on >{password} {rules}"))), ..self }
+    }
+
+    /// Speaks TLS alone, with a certificate for `localhost` and 127.0.0.1.
+    #[must_use]
+    pub fn with_tls(self) -> Self {
+        Self { tls: true, ..self }
+    }
+
+    /// Adds a setting, as in `redis.conf`.
+    #[must_use]
+    pub fn with_setting(mut self, name: &str, value: &str) -> Self {
+        self.arguments.extend([format!("--{name}"), value.to_owned()]);
+        self
+    }
+
+    fn command(&self, program: &Path, port: u16, folder: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.args(["--bind", "127.0.0.1", "--daemonize", "no"]);
+        // Otherwise it writes a dump into the current folder.
+        command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(folder);
+        // A replica that asks for the data is not kept waiting for others that might.
+        command.args(["--repl-diskless-sync-delay", "0"]);
+        if self.tls {
+            command.args(["--port", "0", "--tls-port", &port.to_string(), "--tls-auth-clients", "no"]);
+            for (option, file) in [("cert", "server.pem"), ("key", "server.key"), ("ca-cert", "ca.pem")] {
+                command.arg(format!("--tls-{option}-file")).arg(folder.join(file));
+            }
+        } else {
+            command.args(["--port", &port.to_string()]);
+        }
+        if let Some(password) = &self.password {
+            command.args(["--requirepass", password]);
+        }
+        if let Some((name, rules)) = &self.user {
+            command.args(["--user", name]).args(rules.split_whitespace());
+            command.args(["--user", "default", "off"]);
+        }
+        command.args(&self.arguments);
+        command
+    }
+
+    /// Whether a bare connection can ask the server how it is.
+    fn is_open(&self) -> bool {
+        !self.tls && self.user.is_none()
+    }
+}
 
 /// A Redis server on loopback that keeps nothing on disk; it ends when this value is dropped.
 #[derive(Debug)]
 pub struct Redis {
     program: PathBuf,
-    password: Option<String>,
+    options: RedisOptions,
     port: u16,
     folder: TempDir,
     server: Child,
@@ -34,8 +108,10 @@ impl Redis {
     /// A URL for any client, with the password when there is one (which is put there as it is).
     #[must_use]
     pub fn url(&self) -> String {
-        let login = self.password.as_deref().map(|password| format!(":{password}@")).unwrap_or_default();
-        format!("redis://{login}127.0.0.1:{}/", self.port)
+        let scheme = if self.options.tls { "rediss" } else { "redis" };
+        let password = self.options.password.as_deref();
+        let login = password.map(|password| format!(":{password}@")).unwrap_or_default();
+        format!("{scheme}://{login}127.0.0.1:{}/", self.port)
     }
 
     /// The port on 127.0.0.1, the same after a restart.
@@ -44,10 +120,26 @@ impl Redis {
         self.port
     }
 
+    /// The PEM of the authority that signed the server's certificate; only with TLS.
+    #[must_use]
+    pub fn authority(&self) -> Option<Vec<u8>> {
+        fs::read(self.folder.path().join("ca.pem")).ok()
+    }
+
     /// The server's process, to be paused or killed.
     #[must_use]
     pub fn process(&self) -> &Child {
         &self.server
+    }
+
+    /// What the server replies, in the raw, to commands, one a line and after the password when there is one. Not for
+    /// servers that speak TLS or know their users.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub async fn ask(&self, commands: &str) -> String {
+        let reply = reply(self.port, self.options.password.as_deref(), commands).await;
+        reply.unwrap_or_else(|| panic!("Redis does not answer: {}", self.server.log()))
     }
 
     /// Kills the server and starts an empty one on the same port.
@@ -56,8 +148,9 @@ impl Redis {
     /// When it does not start.
     pub async fn restart(&mut self) {
         self.server.kill_9().await;
-        self.server = spawn(&self.program, self.port, self.password.as_deref(), self.folder.path());
-        let ready = is_up(&self.server, self.port, self.password.as_deref()).await;
+        let command = self.options.command(&self.program, self.port, self.folder.path());
+        self.server = Child::spawn("redis", command).expect("run the Redis server");
+        let ready = is_up(&self.server, self.port, &self.options).await;
         assert!(ready, "Redis does not start again: {}", self.server.log());
     }
 }
@@ -67,46 +160,64 @@ impl Redis {
 /// # Panics
 /// When the server does not start, or is not installed but required.
 pub async fn redis(password: Option<&str>) -> Option<Redis> {
-    let Some(program) = find_program() else { return missing("Redis", "redis-server") };
+    let options = RedisOptions::new();
+    redis_with(password.map_or(options.clone(), |password| options.with_password(password))).await
+}
+
+/// A Redis of its own for one test. `None` when Redis is not installed.
+///
+/// # Panics
+/// When the server does not start, or is not installed but required.
+pub async fn redis_with(options: RedisOptions) -> Option<Redis> {
+    let program = find_program()?;
     for _ in 0..PORT_ATTEMPTS {
         let port = free_port();
-        let folder = TempDir::new_in(Watchdog::shared().folder()).expect("a temporary folder");
-        let server = spawn(&program, port, password, folder.path());
-        if is_up(&server, port, password).await {
-            return Some(Redis { program, password: password.map(str::to_owned), port, folder, server });
+        let folder = new_folder();
+        if options.tls {
+            write_certificates(folder.path());
         }
-        let log = server.log();
-        assert!(log.contains("bind: Address already in use"), "Redis does not start: {log}");
+        let command = options.command(&program, port, folder.path());
+        let server = Child::spawn("redis", command).expect("run the Redis server");
+        if is_up(&server, port, &options).await {
+            return Some(Redis { program, options, port, folder, server });
+        }
+        assert_port_taken(&server);
     }
     panic!("Redis found each of {PORT_ATTEMPTS} free ports taken");
 }
 
-fn spawn(program: &Path, port: u16, password: Option<&str>, folder: &Path) -> Child {
-    let mut command = Command::new(program);
-    command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--daemonize", "no"]);
-    // Otherwise it writes a dump into the current folder.
-    command.args(["--save", "", "--appendonly", "no", "--dir"]).arg(folder);
-    if let Some(password) = password {
-        command.args(["--requirepass", password]);
-    }
-    Child::spawn("redis", command).expect("run the Redis server")
+/// Panics when something else than a taken port kept the server from starting.
+pub(crate) fn assert_port_taken(server: &Child) {
+    let log = server.log();
+    assert!(log.contains("bind: Address already in use"), "Redis does not start: {log}");
+}
+
+pub(crate) fn new_folder() -> TempDir {
+    TempDir::new_in(Watchdog::shared().folder()).expect("a temporary folder")
 }
 
 /// Waits until the server answers; `false` when it ends or is too slow.
-async fn is_up(server: &Child, port: u16, password: Option<&str>) -> bool {
+async fn is_up(server: &Child, port: u16, options: &RedisOptions) -> bool {
     let ours = format!("process_id:{}\r\n", server.pid());
     let settled = wait_until(START_LIMIT, async || {
-        !server.is_running() || server_info(port, password).await.is_some_and(|info| info.contains(&ours))
+        if !options.is_open() {
+            return !server.is_running() || server.log().contains("Ready to accept connections");
+        }
+        // It tells our server from another one that has taken the port.
+        let info = reply(port, options.password.as_deref(), "INFO server").await;
+        !server.is_running() || info.is_some_and(|info| info.contains(&ours))
     });
     settled.await && server.is_running()
 }
 
-/// The reply to `INFO server`: it tells our server from another one that has taken the port.
-async fn server_info(port: u16, password: Option<&str>) -> Option<String> {
+/// What comes back for commands, one a line.
+pub(crate) async fn reply(port: u16, password: Option<&str>, commands: &str) -> Option<String> {
     let ask = async {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()?;
         let login = password.map(|password| format!("AUTH {password}\r\n")).unwrap_or_default();
-        stream.write_all(format!("{login}INFO server\r\nQUIT\r\n").as_bytes()).await.ok()?;
+        stream.write_all(format!("{login}{commands}\r\n").as_bytes()).await.ok()?;
+        // Not QUIT, which sentinels do not know.
+        stream.shutdown().await.ok()?;
         let mut reply = String::new();
         stream.read_to_string(&mut reply).await.ok()?;
         Some(reply)
@@ -114,9 +225,13 @@ async fn server_info(port: u16, password: Option<&str>) -> Option<String> {
     timeout(REPLY_LIMIT, ask).await.ok().flatten()
 }
 
-fn find_program() -> Option<PathBuf> {
+/// # Panics
+/// When every service must be there, and Redis is not installed.
+pub(crate) fn find_program() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let folders: Vec<PathBuf> = env::split_paths(&path).chain(FOLDERS.map(PathBuf::from)).collect();
     let candidates = PROGRAMS.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
-    candidates.into_iter().find(|program| fs::metadata(program).is_ok_and(|found| found.is_file()))
+    let found =
+        candidates.into_iter().find(|program| fs::metadata(program).is_ok_and(|found| found.is_file()));
+    found.or_else(|| missing("Redis", "redis-server"))
 }

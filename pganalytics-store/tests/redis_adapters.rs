@@ -1,0 +1,2 @@
+//! The adapters of ports on a real Redis.
+#![cfg(feature = "redis")]
