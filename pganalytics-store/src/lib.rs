@@ -1,4 +1,4 @@
-//! PostgreSQL, backup targets and a private local PostgreSQL, behind the ports of pganalytics-core.
+//! PostgreSQL, Redis, backup targets and a private local PostgreSQL, behind the ports of pganalytics-core.
 
 #[cfg(feature = "local")]
 mod local_backup_target;
@@ -6,6 +6,8 @@ mod local_backup_target;
 mod local_postgres;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(feature = "redis")]
+pub mod redis;
 
 #[cfg(feature = "local")]
 pub use local_backup_target::LocalBackupTarget;
