@@ -48,7 +48,7 @@ pub struct HttpConfig {
     pub drain_delay_seconds: Seconds<0, 300>,
     /// Seconds that requests in progress get to finish after that.
     pub shutdown_timeout_seconds: Seconds<1, 300>,
-    /// Seconds after which a request is answered 503.
+    /// Seconds after which a request is answered 503. Receiving a push does not count.
     pub request_timeout_seconds: Seconds<1, 600>,
     /// Seconds that a client gets to send the head of a request.
     pub header_timeout_seconds: Seconds<1, 60>,
@@ -207,6 +207,9 @@ pub struct CollectorsConfig {
     pub offline_after_seconds: Seconds<10, 86_400>,
     /// Seconds after which collectors are told to look for a new configuration.
     pub next_check_in_seconds: Seconds<10, 86_400>,
+    /// Seconds in which a push must have come whole, else it is answered 408. A client that sends nothing for 30 seconds
+    /// is answered so before. What is done with the push then has `http.request_timeout_seconds`.
+    pub push_receive_timeout_seconds: Seconds<1, 3600>,
 }
 
 impl Default for CollectorsConfig {
@@ -219,6 +222,7 @@ impl Default for CollectorsConfig {
             registration_secret: None,
             offline_after_seconds: Seconds::new(300),
             next_check_in_seconds: Seconds::new(300),
+            push_receive_timeout_seconds: Seconds::new(300),
         }
     }
 }

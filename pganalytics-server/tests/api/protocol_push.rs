@@ -2,16 +2,18 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::Write;
+use std::time::Duration;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use pganalytics_core::ids::CollectorId;
 use pganalytics_core::users::Role;
+use pganalytics_server::config::Seconds;
 use pganalytics_store::postgres::metrics::{MetricSource, Push, latest};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::common::{TestServer, answer};
+use crate::common::{RawConnection, TestServer, answer};
 use crate::field_samples::{Exact, push, pushes, recorded_at};
 
 /// The id under which the recorded collector was registered.
@@ -60,7 +62,7 @@ async fn stored_log_lines(server: &TestServer) -> usize {
 #[tokio::test]
 async fn field_collector_samples_read_back() {
     let Some(server) = TestServer::start_with(|config| {
-        config.metrics.thinning_seconds = pganalytics_server::config::Seconds::new(0);
+        config.metrics.thinning_seconds = Seconds::new(0);
     })
     .await
     else {
@@ -324,4 +326,52 @@ async fn a_push_while_the_store_is_away_is_asked_for_again() {
     let response = server.push(&collector.token, body(&[sysstat(1)])).send().await.unwrap();
     assert_eq!(response.status(), 503);
     assert!(response.headers().contains_key("retry-after"));
+}
+
+async fn begin_push(server: &TestServer, token: &str, length: usize) -> RawConnection {
+    let mut raw = server.connect().await;
+    let head = format!(
+        "POST /api/v1/metrics/push HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+         Content-Length: {length}\r\n\r\n"
+    );
+    raw.write(head.as_bytes()).await;
+    raw
+}
+
+#[tokio::test]
+async fn a_push_may_come_more_slowly_than_requests_are_done() {
+    let Some(server) =
+        TestServer::start_with(|config| config.http.request_timeout_seconds = Seconds::new(1)).await
+    else {
+        return;
+    };
+    let collector = server.register("db-host-1").await;
+    let sent = body(&[sysstat(1)]);
+    let mut raw = begin_push(&server, &collector.token, sent.len()).await;
+    let mut pace = tokio::time::interval(Duration::from_millis(200));
+    // The last piece comes after 1.8 s.
+    for piece in sent.as_bytes().chunks(sent.len().div_ceil(10)) {
+        pace.tick().await;
+        raw.write(piece).await;
+    }
+    let head = raw.read_head().await;
+    assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
+    assert_eq!(server.number("SELECT metrics_count_total FROM collectors").await, 1);
+}
+
+#[tokio::test]
+async fn a_push_that_stalls_is_ended_with_408() {
+    let Some(server) =
+        TestServer::start_with(|config| config.collectors.push_receive_timeout_seconds = Seconds::new(1))
+            .await
+    else {
+        return;
+    };
+    let collector = server.register("db-host-1").await;
+    let sent = body(&[sysstat(1)]);
+    let mut raw = begin_push(&server, &collector.token, sent.len()).await;
+    raw.write(&sent.as_bytes()[..20]).await;
+    let head = raw.read_head().await;
+    assert!(head.starts_with("HTTP/1.1 408 "), "{head}");
+    assert_eq!(server.number("SELECT metrics_count_total FROM collectors").await, 0);
 }

@@ -1,5 +1,6 @@
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
+use std::pin::pin;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
@@ -8,6 +9,8 @@ use axum::response::Response;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use pganalytics_auth::principal::Principal;
+use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::RequestMeta;
 use crate::api::ApiError;
@@ -72,16 +75,43 @@ pub(in crate::api) async fn by_principal(
     Ok(next.run(request).await)
 }
 
+/// How long a request may take, in its extensions. A handler whose body may come slowly moves it.
+#[derive(Clone, Debug)]
+pub struct TimeLimit {
+    usual: Duration,
+    end: watch::Sender<Instant>,
+}
+
+impl TimeLimit {
+    /// Gives the request the usual time from now on, and this much more.
+    pub fn restart_with(&self, more: Duration) {
+        self.end.send_replace(Instant::now() + self.usual + more);
+    }
+
+    /// Gives the request the usual time from now on.
+    pub fn restart(&self) {
+        self.restart_with(Duration::ZERO);
+    }
+}
+
 /// Ends requests that take too long.
 pub(in crate::api) async fn by_time(
     State(app): State<App>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
-    let limit = app.config.http.request_timeout_seconds.as_duration();
-    match tokio::time::timeout(limit, next.run(request)).await {
-        Ok(response) => Ok(response),
-        Err(elapsed) => Err(ApiError::unavailable(elapsed)),
+    let usual = app.config.http.request_timeout_seconds.as_duration();
+    let (end, mut moved) = watch::channel(Instant::now() + usual);
+    request.extensions_mut().insert(TimeLimit { usual, end });
+    let mut response = pin!(next.run(request));
+    loop {
+        let end = *moved.borrow_and_update();
+        tokio::select! {
+            biased;
+            response = &mut response => return Ok(response),
+            Ok(()) = moved.changed() => {}
+            () = tokio::time::sleep_until(end) => return Err(ApiError::unavailable("the request took too long")),
+        }
     }
 }
 

@@ -10,5 +10,5 @@ pub(super) mod meta;
 pub(super) mod security_headers;
 pub(super) mod work;
 
-pub use limits::RateLimits;
+pub use limits::{RateLimits, TimeLimit};
 pub use meta::{RequestMeta, error_chain};

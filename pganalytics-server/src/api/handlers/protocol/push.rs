@@ -13,8 +13,8 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
-use super::push_body::{self, PushBody};
-use crate::api::{Access, ApiError, ErrorBody, KnownCollector, Replay, RequestMeta, Routes};
+use super::push_body::{self, PushBody, ReceiveLimits};
+use crate::api::{Access, ApiError, ErrorBody, KnownCollector, Replay, RequestMeta, Routes, TimeLimit};
 use crate::app::App;
 
 /// Up to here a body is read in less time than it takes to hand it to another thread and back.
@@ -79,18 +79,24 @@ struct Skipped {
         `metrics_count`, `metrics`: entries, each with `type` and `timestamp`; `thinned`: whether the collector thins \
         its entries itself", content_type = "application/json"),
     responses(
-        (status = 200, body = Pushed), (status = 403, body = ErrorBody), (status = 413, body = ErrorBody),
-        (status = 503, body = ErrorBody),
+        (status = 200, body = Pushed), (status = 403, body = ErrorBody), (status = 408, body = ErrorBody),
+        (status = 413, body = ErrorBody), (status = 503, body = ErrorBody),
     ))]
 async fn push(
     State(app): State<App>,
     Extension(meta): Extension<RequestMeta>,
+    Extension(time_limit): Extension<TimeLimit>,
     KnownCollector(collector): KnownCollector,
     request: Request,
 ) -> Result<Json<Pushed>, ApiError> {
     let started = Instant::now();
-    let limit = app.config.metrics.push_max_bytes.as_usize();
-    let body = push_body::receive(&app.push_memory, limit, request).await?;
+    let limits = ReceiveLimits::new(
+        app.config.metrics.push_max_bytes.as_usize(),
+        app.config.collectors.push_receive_timeout_seconds.as_duration(),
+    );
+    time_limit.restart_with(limits.time);
+    let body = push_body::receive(&app.push_memory, limits, request).await?;
+    time_limit.restart();
     let job =
         PushJob { collector, address: meta.address.to_string(), received_at: app.clock.now(), started, app };
     if body.bytes.len() <= SMALL {

@@ -16,6 +16,20 @@ const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// How long a client may be silent in the middle of a body.
 const SILENCE: Duration = Duration::from_secs(30);
 
+/// How large a body may be, inflated, and how long it may take to come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ReceiveLimits {
+    pub(super) bytes: usize,
+    pub(super) time: Duration,
+    silence: Duration,
+}
+
+impl ReceiveLimits {
+    pub(super) fn new(bytes: usize, time: Duration) -> Self {
+        Self { bytes, time, silence: SILENCE }
+    }
+}
+
 /// The body of a push, inflated, and the memory that it lies in.
 #[derive(Debug)]
 pub(super) struct PushBody {
@@ -25,22 +39,25 @@ pub(super) struct PushBody {
     pub(super) memory: Reservation,
 }
 
-/// Receives a body of at most `limit` bytes, inflated ones counted. Whether it is compressed is seen from its first
-/// bytes: the field collector sends a false `Content-Encoding` when it repeats a push.
+/// Receives a body. Whether it is compressed is seen from its first bytes: the field collector sends a false
+/// `Content-Encoding` when it repeats a push.
 ///
 /// # Errors
-/// 413 above the limit, 400 or 408 when the client breaks off, 503 when there is no memory for it.
+/// 413 above the limit of bytes, 408 above that of time or when the client falls silent, 400 when it breaks off, 503 when
+/// there is no memory for the body.
 pub(super) async fn receive(
     memory: &PushMemory,
-    limit: usize,
+    limits: ReceiveLimits,
     request: Request,
 ) -> Result<PushBody, ApiError> {
+    let limit = limits.bytes;
     let declared = content_length(request.headers()).unwrap_or(limit);
     if declared > limit {
         return Err(too_large(limit));
     }
     let reserved = memory.reserve(declared).await?;
-    let sent = read(request.into_body(), declared, limit).await?;
+    let reading = read(request.into_body(), declared, &limits);
+    let sent = tokio::time::timeout(limits.time, reading).await.map_err(|_| too_slow())??;
     let bytes_received = sent.len();
     if !sent.starts_with(&GZIP_MAGIC) {
         return Ok(PushBody { bytes: sent, bytes_received, memory: reserved });
@@ -81,11 +98,11 @@ fn content_length(headers: &HeaderMap) -> Option<usize> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
-async fn read(mut body: Body, expected: usize, limit: usize) -> Result<Vec<u8>, ApiError> {
+async fn read(mut body: Body, expected: usize, limits: &ReceiveLimits) -> Result<Vec<u8>, ApiError> {
     let mut bytes = Vec::with_capacity(expected);
     loop {
-        let frame = match tokio::time::timeout(SILENCE, body.frame()).await {
-            Err(_) => return Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, "Request body did not come")),
+        let frame = match tokio::time::timeout(limits.silence, body.frame()).await {
+            Err(_) => return Err(too_slow()),
             Ok(None) => return Ok(bytes),
             Ok(Some(Err(error))) => {
                 tracing::debug!(%error, "push was broken off");
@@ -94,8 +111,8 @@ async fn read(mut body: Body, expected: usize, limit: usize) -> Result<Vec<u8>, 
             Ok(Some(Ok(frame))) => frame,
         };
         let Ok(data) = frame.into_data() else { continue };
-        if data.len() > limit - bytes.len() {
-            return Err(too_large(limit));
+        if data.len() > limits.bytes - bytes.len() {
+            return Err(too_large(limits.bytes));
         }
         bytes.extend_from_slice(&data);
     }
@@ -141,6 +158,11 @@ fn inflated_len(sent: &[u8]) -> usize {
     sent.last_chunk::<4>().map_or(0, |length| u32::from_le_bytes(*length) as usize)
 }
 
+/// Collectors keep what was not answered 200 and send it again.
+fn too_slow() -> ApiError {
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "Request body did not come in time")
+}
+
 fn too_large(limit: usize) -> ApiError {
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "Request body is too large")
         .with_details(format!("a push has at most {limit} bytes, decompressed ones counted"))
@@ -152,6 +174,7 @@ mod tests {
 
     use flate2::Compression;
     use flate2::write::GzEncoder;
+    use futures::StreamExt;
 
     use super::*;
 
@@ -164,7 +187,8 @@ mod tests {
     async fn received(body: Vec<u8>, limit: usize) -> Result<Vec<u8>, StatusCode> {
         let request = Request::builder().header(header::CONTENT_LENGTH, body.len());
         let request = request.body(Body::from(body)).unwrap();
-        let received = receive(&PushMemory::new(1 << 20), limit, request).await;
+        let limits = ReceiveLimits::new(limit, Duration::from_secs(30));
+        let received = receive(&PushMemory::new(1 << 20), limits, request).await;
         received.map(|body| body.bytes).map_err(|error| error.status())
     }
 
@@ -183,6 +207,23 @@ mod tests {
         let members = [gzip(&text), gzip(b"b")].concat();
         assert_eq!(received(members.clone(), 1001).await.unwrap(), [text, vec![b'b']].concat());
         assert_eq!(received(members, 1000).await.unwrap_err(), 413);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_falls_silent_or_takes_too_long_is_given_up() {
+        let patient = ReceiveLimits::new(1000, Duration::from_secs(30));
+        let hurried = Duration::from_millis(20);
+        for limits in
+            [ReceiveLimits { silence: hurried, ..patient }, ReceiveLimits { time: hurried, ..patient }]
+        {
+            let begun = futures::stream::iter([Ok::<_, std::io::Error>("{")]);
+            let body = Body::from_stream(begun.chain(futures::stream::pending()));
+            let memory = PushMemory::new(1 << 20);
+            let given_up = receive(&memory, limits, Request::new(body)).await.unwrap_err();
+            assert_eq!(given_up.status(), 408);
+            // What it had set aside is free again.
+            memory.reserve(1 << 20).await.unwrap();
+        }
     }
 
     #[tokio::test]
