@@ -4,6 +4,7 @@
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::http::HeaderMap;
@@ -40,6 +41,15 @@ pub struct Identity {
     sessions: Remembered<SessionId, UserPrincipal>,
     api_tokens: Remembered<TokenDigest, UserPrincipal>,
     collectors: Remembered<CollectorId, Epoch>,
+}
+
+/// What a change makes untrue of what is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outdated {
+    /// Sessions and API tokens: a user's rights have changed.
+    Users,
+    /// The standing of a collector: it was revoked or deleted.
+    Collector(CollectorId),
 }
 
 /// What [`Identity`] asks.
@@ -83,15 +93,15 @@ impl Identity {
         self.sessions.forget(&id).await;
     }
 
-    /// Forgets everything about sessions and API tokens: after a user's rights have changed.
-    pub fn forget_users(&self) {
-        self.sessions.forget_all();
-        self.api_tokens.forget_all();
-    }
-
-    /// Forgets a collector that was revoked or deleted.
-    pub async fn forget_collector(&self, id: CollectorId) {
-        self.collectors.forget(&id).await;
+    /// Forgets what is no longer true, so that it ends on this server at once. To be called after the commit.
+    pub async fn forget(&self, what: Outdated) {
+        match what {
+            Outdated::Users => {
+                self.sessions.forget_all();
+                self.api_tokens.forget_all();
+            }
+            Outdated::Collector(id) => self.collectors.forget(&id).await,
+        }
     }
 
     /// The collector whose token this genuinely is, however old.
@@ -149,10 +159,11 @@ impl Identity {
         if let Some(principal) = self.sessions.recall(&id, now).await {
             return Ok(Some(principal));
         }
+        let asked = self.sessions.ask();
         let Some(session) = self.services.sessions.find(id).await? else { return Ok(None) };
         let principal = self.user_of(&session, Credential::AccessToken(id)).await?;
         if let Some(principal) = &principal {
-            self.sessions.remember(id, Arc::clone(principal), now).await;
+            self.sessions.remember(id, Arc::clone(principal), now, asked).await;
         }
         Ok(principal)
     }
@@ -177,6 +188,7 @@ impl Identity {
         if let Some(principal) = self.api_tokens.recall(&digest, now).await {
             return Ok(Some(principal));
         }
+        let asked = self.api_tokens.ask();
         let Some(token) = self.services.tokens.find(&digest).await? else { return Ok(None) };
         let Some(user) = self.services.users.find(token.user).await? else { return Ok(None) };
         if !user.is_active {
@@ -186,7 +198,7 @@ impl Identity {
             self.services.tokens.record_use(token.id, now).await?;
         }
         let principal = principal(&user, Credential::ApiToken(token.id, token.scopes));
-        self.api_tokens.remember(digest, Arc::clone(&principal), now).await;
+        self.api_tokens.remember(digest, Arc::clone(&principal), now, asked).await;
         Ok(Some(principal))
     }
 
@@ -196,11 +208,12 @@ impl Identity {
         let epoch = match self.collectors.recall(&id, now).await {
             Some(epoch) => *epoch,
             None => {
+                let asked = self.collectors.ask();
                 let mut connection = self.services.database.read().await?;
                 let standing = collectors::token_standing(&mut connection, id).await?;
                 let in_force = standing.filter(|it| it.revoked_at.is_none() && it.deleted_at.is_none());
                 let Some(standing) = in_force else { return Ok(false) };
-                self.collectors.remember(id, Arc::new(Epoch(standing.token_epoch)), now).await;
+                self.collectors.remember(id, Arc::new(Epoch(standing.token_epoch)), now, asked).await;
                 Epoch(standing.token_epoch)
             }
         };
@@ -258,30 +271,76 @@ fn accepted<T>(verdict: Result<T, TokenError>) -> Result<Option<T>, ApiError> {
 
 /// Good findings, each believed for [`STALENESS_BOUND`].
 #[derive(Debug)]
-struct Remembered<K: Hash + Eq + Send + Sync + 'static, V: Send + Sync + 'static>(
-    Cache<K, (Arc<V>, DateTime<Utc>)>,
-);
+struct Remembered<K: Hash + Eq + Send + Sync + 'static, V: Send + Sync + 'static> {
+    found: Cache<K, (Arc<V>, DateTime<Utc>)>,
+    /// How often something was forgotten.
+    forgotten: AtomicU64,
+}
+
+/// When a question to the store began, in terms of what had been forgotten until then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Asked(u64);
 
 impl<K: Hash + Eq + Send + Sync + 'static, V: Send + Sync + 'static> Remembered<K, V> {
     fn new() -> Self {
-        Self(Cache::builder().max_capacity(100_000).time_to_live(Duration::from_secs(10)).build())
+        let found = Cache::builder().max_capacity(100_000).time_to_live(Duration::from_secs(10)).build();
+        Self { found, forgotten: AtomicU64::new(0) }
     }
 
     async fn recall(&self, key: &K, now: DateTime<Utc>) -> Option<Arc<V>> {
-        let (value, found_at) = self.0.get(key).await?;
+        let (value, found_at) = self.found.get(key).await?;
         // A clock that was set back must not keep a finding alive.
         (found_at <= now && now - found_at < STALENESS_BOUND).then_some(value)
     }
 
-    async fn remember(&self, key: K, value: Arc<V>, now: DateTime<Utc>) {
-        self.0.insert(key, (value, now)).await;
+    fn ask(&self) -> Asked {
+        Asked(self.forgotten.load(Ordering::SeqCst))
+    }
+
+    /// Remembers what the store answered, unless something was forgotten meanwhile: the answer may be from before.
+    async fn remember(&self, key: K, value: Arc<V>, now: DateTime<Utc>, asked: Asked)
+    where
+        K: Clone,
+    {
+        if self.ask() != asked {
+            return;
+        }
+        self.found.insert(key.clone(), (value, now)).await;
+        // Who forgets counts first and removes then: either it is seen here, or it removes what was just put there.
+        if self.ask() != asked {
+            self.found.invalidate(&key).await;
+        }
     }
 
     async fn forget(&self, key: &K) {
-        self.0.invalidate(key).await;
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+        self.found.invalidate(key).await;
     }
 
     fn forget_all(&self) {
-        self.0.invalidate_all();
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+        self.found.invalidate_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_from_before_a_change_is_not_remembered() {
+        let remembered = Remembered::new();
+        let now = DateTime::UNIX_EPOCH;
+        for forget_all in [false, true] {
+            let asked = remembered.ask();
+            match forget_all {
+                true => remembered.forget_all(),
+                false => remembered.forget(&1).await,
+            }
+            remembered.remember(1, Arc::new("before"), now, asked).await;
+            assert_eq!(remembered.recall(&1, now).await, None);
+        }
+        remembered.remember(1, Arc::new("after"), now, remembered.ask()).await;
+        assert_eq!(remembered.recall(&1, now).await.as_deref(), Some(&"after"));
     }
 }

@@ -39,6 +39,9 @@ const SIGNING_KEY_WRAPPING: &str = "signing";
 /// Whom access tokens are for.
 const API_AUDIENCE: &str = "pganalytics-api";
 
+/// The provider of local passwords, as sessions name it.
+pub(crate) const LOCAL_PROVIDER: &str = "local";
+
 /// Whom tokens of collectors are for.
 const COLLECTOR_AUDIENCE: &str = "pganalytics-collectors";
 
@@ -149,7 +152,7 @@ fn assemble(
         Arc::new(PostgresSessionStore::new(database.clone(), Arc::clone(&clock), Arc::clone(&random)));
     let tokens = Arc::new(PostgresTokenStore::new(database.clone(), Arc::clone(&clock)));
     let passwords = Arc::new(password_hasher(&config.auth.passwords)?);
-    let local = ProviderId("local".into());
+    let local = ProviderId(LOCAL_PROVIDER.into());
     let sign_in: Arc<dyn AuthProvider> =
         Arc::new(LocalAuthProvider::new(local, users.clone(), Arc::clone(&passwords), Arc::clone(&clock)));
     let keys = Arc::new(KeySet::new(Arc::clone(&signer), Arc::clone(&clock), KeySetConfig::default()));

@@ -323,4 +323,11 @@ mod tests {
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()["retry-after"], "1");
     }
+
+    #[tokio::test]
+    async fn too_many_sign_ins_at_a_time_ask_to_try_again() {
+        let response = ApiError::from(AuthError::Busy).into_response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()["retry-after"], "1");
+    }
 }

@@ -7,6 +7,7 @@ use axum::http::{Request, StatusCode, Uri};
 use axum::middleware::{from_fn, from_fn_with_state};
 use pganalytics_auth::tower::AuthenticationLayer;
 use pganalytics_core::layer::RequestIdLayer;
+use serde_json::Value;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, License, OpenApi, OpenApiBuilder};
@@ -15,10 +16,13 @@ use super::layers::{alert_errors, cross_site, limits, meta, security_headers};
 use super::{ApiError, RouteInfo, Routes, handlers};
 use crate::app::App;
 
-/// The whole API with its layers, its OpenAPI document and what was declared of each route.
-pub fn router(app: &App) -> (Router, OpenApi, Vec<RouteInfo>) {
+/// The whole API with its layers, its OpenAPI document in JSON, and what was declared of each route.
+pub fn router(app: &App) -> (Router, Value, Vec<RouteInfo>) {
     let routes = handlers::register(Routes::new(app.clone(), document(app)));
     let (router, document, infos) = routes.finish();
+    let mut document = serde_json::to_value(&document).expect("names of members are texts");
+    // The members that routes add come in no particular order.
+    document.sort_all_objects();
     let body_limit = app.config.limits.body_max_bytes.as_usize();
     let router = router
         .merge(handlers::documentation(document.clone()))

@@ -14,6 +14,7 @@ use pganalytics_store::postgres::{Begun, Database, UnitOfWork, UnitOfWorkLimits}
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::ApiError;
+use crate::identity::{Identity, Outdated};
 
 /// The way of a handler to its unit of work: one transaction with the request's effects, its events and, where the
 /// client sent an idempotency key, its response. The layer around the handler commits or rolls back, by the status.
@@ -27,7 +28,14 @@ struct Shared {
     database: Database,
     claim: Option<(IdempotencyKey, Fingerprint)>,
     origin: Origin,
-    unit: Arc<Mutex<Option<UnitOfWork>>>,
+    unit: Arc<Mutex<Option<Underway>>>,
+}
+
+/// A unit of work, and what is to be forgotten after its end.
+#[derive(Debug)]
+pub(crate) struct Underway {
+    pub(crate) unit: UnitOfWork,
+    pub(crate) outdated: Vec<Outdated>,
 }
 
 /// Whose events these are.
@@ -39,12 +47,14 @@ pub(crate) struct Origin {
     pub(crate) action: Action,
     pub(crate) request_id: String,
     pub(crate) session: Option<SessionId>,
+    pub(crate) identity: Arc<Identity>,
 }
 
 /// A unit of work that has begun.
 #[derive(Debug)]
 pub struct Work {
-    guard: OwnedMutexGuard<Option<UnitOfWork>>,
+    guard: OwnedMutexGuard<Option<Underway>>,
+    has_key: bool,
     origin: Origin,
 }
 
@@ -66,17 +76,17 @@ impl WorkHandle {
         let mut guard = Arc::clone(&self.0.unit).lock_owned().await;
         let claim = self.0.claim.as_ref().map(|(key, fingerprint)| (key, fingerprint));
         match UnitOfWork::begin(&self.0.database, claim, UnitOfWorkLimits::default()).await? {
-            Begun::Fresh(unit) => *guard = Some(unit),
+            Begun::Fresh(unit) => *guard = Some(Underway { unit, outdated: Vec::new() }),
             Begun::Replay(response) => return Err(ApiError::replay(response)),
             Begun::Sealed { resource_id } => return Err(already_done(resource_id)),
             Begun::Mismatch => return Err(ApiError::key_reused()),
             _ => return Err(ApiError::in_progress()),
         }
-        Ok(Work { guard, origin: self.0.origin.clone() })
+        Ok(Work { guard, has_key: self.has_key(), origin: self.0.origin.clone() })
     }
 
     /// The unit of work, if the handler began one.
-    pub(crate) async fn take(&self) -> Option<UnitOfWork> {
+    pub(crate) async fn take(&self) -> Option<Underway> {
         self.0.unit.lock().await.take()
     }
 
@@ -130,6 +140,28 @@ impl Work {
         Ok(())
     }
 
+    /// Has this forgotten once the transaction has ended: before, another request would find and remember it again.
+    pub fn outdates(&mut self, what: Outdated) {
+        self.guard.as_mut().expect("only the layer takes it, after the handler").outdated.push(what);
+    }
+
+    /// Commits now, for a handler that has something to do afterwards.
+    ///
+    /// # Errors
+    /// 503 when it is unknown whether it was committed; 500 on a route whose response is kept for a retry, since it is
+    /// committed with it.
+    pub async fn commit(mut self) -> Result<(), ApiError> {
+        if self.has_key {
+            return Err(ApiError::internal("the response of this route is committed with its effects"));
+        }
+        let Some(Underway { unit, outdated }) = self.guard.take() else { return Ok(()) };
+        let outcome = unit.commit().await;
+        for what in outdated {
+            self.origin.identity.forget(what).await;
+        }
+        Ok(outcome?)
+    }
+
     fn record_change(&mut self, resource: Resource, change: Change) {
         let origin = self.origin.clone();
         let id = EventId::generate(&*origin.clock, &*origin.random);
@@ -144,13 +176,13 @@ impl Deref for Work {
     type Target = UnitOfWork;
 
     fn deref(&self) -> &UnitOfWork {
-        self.guard.as_ref().expect("only the layer takes it, after the handler")
+        &self.guard.as_ref().expect("only the layer takes it, after the handler").unit
     }
 }
 
 impl DerefMut for Work {
     fn deref_mut(&mut self) -> &mut UnitOfWork {
-        self.guard.as_mut().expect("only the layer takes it, after the handler")
+        &mut self.guard.as_mut().expect("only the layer takes it, after the handler").unit
     }
 }
 

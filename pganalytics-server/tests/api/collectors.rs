@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::common::{TestServer, answer};
+use crate::common::{LIMIT, TestServer, answer};
 
 #[tokio::test]
 async fn collectors_are_listed_page_by_page() {
@@ -153,4 +153,64 @@ async fn an_api_token_is_good_for_its_scopes_until_it_is_revoked() {
     assert_eq!(answer(server.request(Method::DELETE, &path).bearer_auth(other)).await.0, 404);
     assert_eq!(answer(server.request(Method::DELETE, &path).bearer_auth(&user)).await.0, 204);
     assert_eq!(answer(server.get("/collectors").bearer_auth(token)).await.0, 401);
+}
+
+#[tokio::test]
+async fn a_collector_is_renamed_and_described() {
+    let Some(server) = TestServer::start().await else { return };
+    let collector = server.register("db-host-1").await;
+    let manager = server.sign_in("manager", Role::User).await;
+    let path = format!("/collectors/{}", collector.id);
+    let update = |body: Value| server.request(Method::PUT, &path).bearer_auth(&manager).json(&body);
+    let (status, changed) = answer(update(json!({ "name": "orders ü", "description": "of the shop" }))).await;
+    assert_eq!(status, 200, "{changed}");
+    let (status, again) = answer(update(json!({ "health_check_interval": 60, "description": "" }))).await;
+    assert_eq!(status, 200, "{again}");
+    let (_, seen) = answer(server.get(&path).bearer_auth(&manager)).await;
+    assert_eq!((&seen["name"], &seen["hostname"]), (&json!("orders ü"), &json!("db-host-1")));
+    assert_eq!((&seen["description"], &seen["health_check_interval"]), (&Value::Null, &json!(60)));
+    let mut connection = server.app.database.read().await.unwrap();
+    let before: Value = sqlx::query_scalar(
+        "SELECT before FROM change_events WHERE action = 'collector.update' AND after ? 'name'",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .unwrap();
+    assert_eq!(before, json!({ "name": "db-host-1", "description": null }));
+    for wrong in [
+        json!({ "name": " " }),
+        json!({ "name": "a\0" }),
+        json!({ "description": "x".repeat(4097) }),
+        json!({ "health_check_interval": 0 }),
+    ] {
+        assert_eq!(answer(update(wrong.clone())).await.0, 400, "{wrong}");
+    }
+    let missing = server.request(Method::PUT, &format!("/collectors/{}", Uuid::nil())).bearer_auth(&manager);
+    assert_eq!(answer(missing.json(&json!({ "name": "x" }))).await.0, 404);
+}
+
+/// A request that comes between the handler and the commit reads the standing from before, and remembers it.
+#[tokio::test]
+async fn what_is_remembered_while_a_revocation_commits_is_forgotten_after_it() {
+    let Some(server) = TestServer::start().await else { return };
+    let collector = server.register("db-host-1").await;
+    let manager = server.sign_in("manager", Role::User).await;
+    let pull = || server.get(&format!("/config/{}", collector.id)).bearer_auth(&collector.token).send();
+    let mut holding = server.app.database.begin().await.unwrap();
+    // Events are written with the commit, after the handler.
+    sqlx::query("LOCK TABLE change_events IN EXCLUSIVE MODE").execute(&mut *holding).await.unwrap();
+    let revoke = server.post(&format!("/collectors/{}/revoke", collector.id)).bearer_auth(&manager);
+    let revoking = tokio::spawn(answer(revoke));
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'change_events'::regclass";
+    tokio::time::timeout(LIMIT, async {
+        while server.number(waiting).await == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .expect("the revocation waits to commit");
+    assert_eq!(pull().await.unwrap().status(), 200);
+    holding.rollback().await.unwrap();
+    assert_eq!(revoking.await.unwrap().0, 200);
+    assert_eq!(pull().await.unwrap().status(), 403);
 }

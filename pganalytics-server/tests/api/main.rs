@@ -8,6 +8,8 @@ mod common;
 mod field_samples;
 
 mod collectors;
+mod documentation;
 mod hostile;
 mod protocol_push;
 mod protocol_tokens;
+mod users;

@@ -271,6 +271,18 @@ pub async fn delete(connection: &mut PgConnection, id: UserId) -> Result<Option<
     optional(deleted.bind(id.0).fetch_optional(connection).await?)
 }
 
+/// Whether an active administrator besides this user exists, which stays true until the transaction ends: of
+/// concurrent calls, the later ones wait for it. To be asked before an administrator's rights are taken.
+///
+/// # Errors
+/// When PostgreSQL cannot answer.
+pub async fn is_another_admin_active(connection: &mut PgConnection, id: UserId) -> Result<bool, StoreError> {
+    // The number means nothing.
+    sqlx::query("SELECT pg_advisory_xact_lock(7411385902662)").execute(&mut *connection).await?;
+    let others = "SELECT EXISTS (SELECT FROM users WHERE role = 'admin' AND is_active AND id <> $1)";
+    Ok(sqlx::query_scalar(others).bind(id.0).fetch_one(connection).await?)
+}
+
 /// Gives a user another password, whatever the one before; `false` if there is no such user.
 ///
 /// # Errors

@@ -20,6 +20,7 @@ use crate::api::{
     Access, ApiError, ApiJson, ApiPath, ErrorBody, Permission, Replay, Routes, SignedInUser, WorkHandle,
 };
 use crate::app::App;
+use crate::identity::Outdated;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -143,7 +144,7 @@ async fn revoke(
         return Err(no_such_token());
     }
     work.deleted(resource(id), &TokenView::from(token))?;
-    app.identity.forget_users();
+    work.outdates(Outdated::Users);
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -1,29 +1,39 @@
+use std::ops::RangeInclusive;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, TimeDelta, Utc};
 use pganalytics_core::audit::Resource;
 use pganalytics_core::ids::CollectorId;
-use pganalytics_store::postgres::collectors::{self, Collector, CollectorStatus};
+use pganalytics_store::postgres::collectors::{self, Collector, CollectorChanges, CollectorStatus};
 use pganalytics_store::postgres::metrics::ingest_activity;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 use uuid::Uuid;
 
+use super::names::check_name;
 use crate::api::{
-    Access, ApiError, ApiPath, ApiQuery, ErrorBody, PageQuery, Paged, Permission, Replay, Routes, WorkHandle,
+    Access, ApiError, ApiJson, ApiPath, ApiQuery, ErrorBody, PageQuery, Paged, Permission, Replay, Routes,
+    WorkHandle,
 };
 use crate::app::App;
+use crate::identity::Outdated;
 
 const READ: Access = Access::Permission(Permission::Read);
 const MANAGE: Access = Access::Permission(Permission::ManageCollectors);
+
+const DESCRIPTION_MAX: usize = 4096;
+
+const HEALTH_CHECK_SECONDS: RangeInclusive<i32> = 1..=86_400;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
         .read(READ, routes!(list))
         .read(READ, routes!(find))
+        .mutate(MANAGE, Replay::Stored, "collector.update", routes!(update))
         .mutate(MANAGE, Replay::Stored, "collector.revoke", routes!(revoke))
         .mutate(MANAGE, Replay::Stored, "collector.delete", routes!(delete))
 }
@@ -72,6 +82,8 @@ struct CollectorView {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct CollectorChange {
     name: String,
+    description: Option<String>,
+    health_check_interval: i32,
     hostname: String,
     address: Option<String>,
     version: Option<String>,
@@ -86,6 +98,8 @@ impl From<&Collector> for CollectorChange {
     fn from(collector: &Collector) -> Self {
         Self {
             name: collector.name.clone(),
+            description: collector.description.clone(),
+            health_check_interval: collector.health_check_interval,
             hostname: collector.hostname.clone(),
             address: collector.address.clone(),
             version: collector.program_version.clone(),
@@ -123,6 +137,61 @@ async fn find(State(app): State<App>, ApiPath(id): ApiPath<Uuid>) -> Result<Json
     Ok(Json(view.ok_or_else(no_such_collector)?))
 }
 
+/// What to change of a collector; what is left out stays.
+#[derive(Debug, Deserialize, ToSchema)]
+struct UpdateCollector {
+    /// 1 to 255 characters.
+    name: Option<String>,
+    /// At most 4096 characters; the empty text removes it.
+    description: Option<String>,
+    /// Seconds, 1 to 86400.
+    health_check_interval: Option<i32>,
+}
+
+impl UpdateCollector {
+    fn check(&self) -> Result<(), ApiError> {
+        self.name.as_deref().map_or(Ok(()), check_name)?;
+        if self.description.as_ref().is_some_and(|text| text.chars().count() > DESCRIPTION_MAX) {
+            return Err(ApiError::bad_request(format!(
+                "`description` has at most {DESCRIPTION_MAX} characters"
+            )));
+        }
+        if self.health_check_interval.is_some_and(|seconds| !HEALTH_CHECK_SECONDS.contains(&seconds)) {
+            return Err(ApiError::bad_request("`health_check_interval` is from 1 to 86400 seconds"));
+        }
+        Ok(())
+    }
+}
+
+/// Changes what people call a collector and say about it.
+#[utoipa::path(put, path = "/api/v1/collectors/{id}", tag = "collectors", request_body = UpdateCollector,
+    params(("id" = Uuid, Path)), responses(
+    (status = 200, body = CollectorView), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody),
+    (status = 409, body = ErrorBody),
+))]
+async fn update(
+    State(app): State<App>,
+    work: WorkHandle,
+    ApiPath(id): ApiPath<Uuid>,
+    ApiJson(body): ApiJson<UpdateCollector>,
+) -> Result<Json<CollectorView>, ApiError> {
+    body.check()?;
+    let id = CollectorId(id);
+    let mut work = work.begin().await?;
+    let before = collectors::find(work.connection(), id).await?.ok_or_else(no_such_collector)?;
+    let description = body.description.as_deref().or(before.description.as_deref());
+    let changes = CollectorChanges {
+        name: body.name.as_deref().unwrap_or(&before.name),
+        description: description.filter(|text| !text.is_empty()),
+        health_check_interval: body.health_check_interval.unwrap_or(before.health_check_interval),
+    };
+    let after = collectors::update(work.connection(), id, before.version, &changes, app.clock.now()).await?;
+    let after = after.ok_or_else(|| ApiError::conflict("the collector was changed by somebody else"))?;
+    work.changed(resource(id), &CollectorChange::from(&before), &CollectorChange::from(&after))?;
+    let view = views(&app, work.connection(), &[after]).await?.pop();
+    Ok(Json(view.ok_or_else(no_such_collector)?))
+}
+
 /// Bars a collector: its tokens are void, and it cannot register again until it is deleted.
 #[utoipa::path(post, path = "/api/v1/collectors/{id}/revoke", tag = "collectors", params(("id" = Uuid, Path)),
     responses((status = 200, body = CollectorView), (status = 404, body = ErrorBody)))]
@@ -137,8 +206,8 @@ async fn revoke(
     let after = collectors::revoke(work.connection(), id, app.clock.now()).await?;
     let after = after.ok_or_else(no_such_collector)?;
     work.changed(resource(id), &CollectorChange::from(&before), &CollectorChange::from(&after))?;
+    work.outdates(Outdated::Collector(id));
     let view = views(&app, work.connection(), &[after]).await?.pop();
-    app.identity.forget_collector(id).await;
     Ok(Json(view.ok_or_else(no_such_collector)?))
 }
 
@@ -156,7 +225,7 @@ async fn delete(
     let deleted = collectors::delete(work.connection(), id, app.clock.now()).await?;
     let deleted = deleted.ok_or_else(no_such_collector)?;
     work.deleted(resource(id), &CollectorChange::from(&deleted))?;
-    app.identity.forget_collector(id).await;
+    work.outdates(Outdated::Collector(id));
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -3,7 +3,7 @@ use axum::extract::Request;
 use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
-use utoipa::openapi::OpenApi;
+use serde_json::Value;
 use utoipa_swagger_ui::{Config, SwaggerUi};
 
 use crate::app::App;
@@ -13,9 +13,9 @@ const PAGE_POLICY: &str = "default-src 'self'; img-src 'self' data:; style-src '
      frame-ancestors 'none'; base-uri 'none'; form-action 'none'";
 
 /// The OpenAPI document at `/api/v1/openapi.json`, and a page to browse it at `/api/v1/docs/`.
-pub(in crate::api) fn documentation(document: OpenApi) -> Router<App> {
+pub(in crate::api) fn documentation(document: Value) -> Router<App> {
     let page = SwaggerUi::new("/api/v1/docs")
-        .url("/api/v1/openapi.json", document)
+        .external_url_unchecked("/api/v1/openapi.json", document)
         .config(Config::default().validator_url("none").try_it_out_enabled(true));
     Router::from(page).layer(from_fn(with_page_policy))
 }

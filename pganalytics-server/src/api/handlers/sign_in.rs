@@ -24,6 +24,8 @@ use crate::api::{
 };
 use crate::app::App;
 use crate::cookies;
+use crate::identity::Outdated;
+use crate::wiring::LOCAL_PROVIDER;
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
@@ -97,7 +99,7 @@ async fn login(
     metrics::counter!("pganalytics_sign_ins_total", "outcome" => "accepted").increment(1);
     // A session that somebody may have planted in this browser ends here.
     end_session_of(&app, &headers).await?;
-    begin_session(&app, &meta, &user, &identity.provider.0).await
+    begin_session(&app, &meta, &user, &identity.provider.0, "Login successful").await
 }
 
 async fn begin_session(
@@ -105,6 +107,7 @@ async fn begin_session(
     meta: &RequestMeta,
     user: &User,
     provider: &str,
+    message: &'static str,
 ) -> Result<Response, ApiError> {
     let auth = &app.config.auth;
     let lifetimes = SessionLifetimes::new(
@@ -114,7 +117,7 @@ async fn begin_session(
     let new = NewSession::new(user.id, lifetimes, provider)
         .with_client(Some(meta.address), meta.user_agent.as_deref().map(str::to_owned));
     let (token, session) = app.sessions.create(new).await?;
-    answer_signed_in(app, user, &session, &token, "Login successful").await
+    answer_signed_in(app, user, &session, &token, message).await
 }
 
 async fn answer_signed_in(
@@ -236,7 +239,7 @@ struct Methods {
 /// How one can sign in here.
 #[utoipa::path(get, path = "/api/v1/auth/methods", tag = "auth", responses((status = 200, body = Methods)))]
 async fn methods() -> Json<Methods> {
-    Json(Methods { methods: vec!["local"] })
+    Json(Methods { methods: vec![LOCAL_PROVIDER] })
 }
 
 /// The public keys of access tokens (RFC 7517).
@@ -282,7 +285,7 @@ async fn change_password(
     session_epochs::raise(work.connection(), user.id, app.clock.now()).await?;
     let after = users::find(work.connection(), user.id).await?.ok_or_else(ApiError::unauthorized)?;
     work.changed(resource(&after), &UserView::from(&user), &UserView::from(&after))?;
-    app.identity.forget_users();
+    work.outdates(Outdated::Users);
     let cookies = app.cookies.end().map_err(ApiError::internal)?;
     let message = Message { message: "Password changed; please sign in again", status: "ok" };
     Ok(with_cookies(Json(message).into_response(), cookies))
@@ -300,8 +303,11 @@ struct Setup {
 }
 
 /// Makes the first administrator and signs in. Only while there is no user, and only if the configuration allows it.
+///
+/// When the sign-in fails after the administrator was made (503), `POST /api/v1/auth/login` is the way on.
 #[utoipa::path(post, path = "/api/v1/auth/setup", tag = "auth", request_body = Setup, responses(
     (status = 200, body = SignedIn), (status = 400, body = ErrorBody), (status = 403, body = ErrorBody),
+    (status = 503, body = ErrorBody),
 ))]
 async fn setup(
     State(app): State<App>,
@@ -323,10 +329,10 @@ async fn setup(
     let Some(user) = users::create_first(work.connection(), &new, app.clock.now()).await? else {
         return Err(ApiError::forbidden("there is a user already"));
     };
-    let view = UserView::from(&user);
-    work.created(resource(&user), &view)?;
-    Ok(Json(serde_json::json!({ "user": view, "message": "The first administrator was made; sign in" }))
-        .into_response())
+    work.created(resource(&user), &UserView::from(&user))?;
+    // A session is of a user whom every connection sees.
+    work.commit().await?;
+    begin_session(&app, &meta, &user, LOCAL_PROVIDER, "The first administrator was made").await
 }
 
 fn with_cookies(mut response: Response, cookies: [HeaderValue; 2]) -> Response {

@@ -19,6 +19,7 @@ use crate::api::{
     SignedInUser, WorkHandle,
 };
 use crate::app::App;
+use crate::identity::Outdated;
 
 const ADMINISTER: Access = Access::Permission(Permission::Administer);
 
@@ -154,17 +155,20 @@ async fn update(
         role: body.role.unwrap_or(before.role),
         is_active: body.is_active.unwrap_or(before.is_active),
     };
-    let loses_rights = changes.role != before.role || changes.is_active != before.is_active;
-    if before.is_protected && loses_rights {
+    let rights_change = changes.role != before.role || changes.is_active != before.is_active;
+    if before.is_protected && rights_change {
         return Err(ApiError::forbidden("role and activity of the first administrator cannot be changed"));
+    }
+    if changes.role != Role::Admin || !changes.is_active {
+        keep_an_admin(work.connection(), &before).await?;
     }
     let after = users::update(work.connection(), before.id, before.version, &changes, app.clock.now())
         .await?
         .ok_or_else(|| ApiError::conflict("the user was changed by somebody else"))?;
     work.changed(resource(&after), &UserView::from(&before), &UserView::from(&after))?;
-    if loses_rights {
+    if rights_change {
         session_epochs::raise(work.connection(), after.id, app.clock.now()).await?;
-        app.identity.forget_users();
+        work.outdates(Outdated::Users);
     }
     Ok(Json(UserView::from(&after)))
 }
@@ -172,6 +176,7 @@ async fn update(
 /// Deletes a user with its sessions and tokens.
 #[utoipa::path(delete, path = "/api/v1/users/{id}", tag = "users", params(("id" = i64, Path)), responses(
     (status = 204), (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
+    (status = 409, body = ErrorBody),
 ))]
 async fn delete(
     State(app): State<App>,
@@ -184,10 +189,12 @@ async fn delete(
     if user.is_protected || user.id == principal.id {
         return Err(ApiError::forbidden("the first administrator and oneself cannot be deleted"));
     }
-    users::delete(work.connection(), user.id).await?;
+    keep_an_admin(work.connection(), &user).await?;
+    let deleted = users::delete(work.connection(), user.id).await?;
+    deleted.ok_or_else(|| ApiError::conflict("the user was changed by somebody else"))?;
     session_epochs::raise(work.connection(), user.id, app.clock.now()).await?;
     work.deleted(resource(&user), &UserView::from(&user))?;
-    app.identity.forget_users();
+    work.outdates(Outdated::Users);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -218,12 +225,23 @@ async fn reset_password(
     session_epochs::raise(work.connection(), before.id, app.clock.now()).await?;
     let after = by_number(work.connection(), number).await?;
     work.changed(resource(&after), &UserView::from(&before), &UserView::from(&after))?;
-    app.identity.forget_users();
+    work.outdates(Outdated::Users);
     Ok(Json(TemporaryPassword {
         username: after.username.as_str().into(),
         temp_password,
         message: "The password was reset. The user should change it after signing in.",
     }))
+}
+
+/// Refuses to take the rights of the last administrator, after whom nobody could give any.
+async fn keep_an_admin(connection: &mut PgConnection, user: &User) -> Result<(), ApiError> {
+    let is_admin = user.role == Role::Admin && user.is_active;
+    if is_admin && !users::is_another_admin_active(connection, user.id).await? {
+        return Err(ApiError::conflict(
+            "this is the last active administrator, who can be neither demoted, deactivated nor deleted",
+        ));
+    }
+    Ok(())
 }
 
 async fn by_number(connection: &mut PgConnection, number: i64) -> Result<User, ApiError> {

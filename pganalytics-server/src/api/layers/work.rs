@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
@@ -13,7 +14,7 @@ use tracing::Instrument;
 
 use super::RequestMeta;
 use crate::api::routes::Mutation;
-use crate::api::work::Origin;
+use crate::api::work::{Origin, Underway};
 use crate::api::{ApiError, Replay, WorkHandle};
 use crate::app::App;
 
@@ -46,7 +47,14 @@ pub(in crate::api) async fn run(
         let response = next.run(request).await;
         match handle.take().await {
             None => response,
-            Some(unit) => finish(unit, handle.has_key(), mutation, response).await,
+            Some(Underway { unit, outdated }) => {
+                let response = finish(unit, handle.has_key(), mutation, response).await;
+                // Whether it was committed is not always known, and forgetting in vain is harmless.
+                for what in outdated {
+                    app.identity.forget(what).await;
+                }
+                response
+            }
         }
     };
     match tokio::spawn(work.in_current_span()).await {
@@ -65,6 +73,7 @@ fn origin(app: &App, mutation: Mutation, request: &Request) -> Result<Origin, Ap
         action: mutation.action.parse().map_err(ApiError::internal)?,
         request_id: meta.map_or_else(String::new, |meta| meta.id.to_string()),
         session: principal.and_then(Principal::session),
+        identity: Arc::clone(&app.identity),
     })
 }
 
