@@ -15,6 +15,8 @@ mod notifier;
 mod outbox;
 #[path = "postgres_adapters/proxy.rs"]
 mod proxy;
+#[path = "postgres_adapters/refresh_families.rs"]
+mod refresh_families;
 #[path = "postgres_adapters/revocations.rs"]
 mod revocations;
 #[path = "postgres_adapters/sessions.rs"]

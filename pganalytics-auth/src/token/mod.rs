@@ -5,6 +5,7 @@
 //! | access token of a session | `at+jwt` (RFC 9068) | [`AccessTokenIssuer`] | [`AccessTokenVerifier`] |
 //! | token of a collector | `collector+jwt` | [`CollectorTokenIssuer`] | [`CollectorTokenVerifier`] |
 //! | token of a collector of an old installation | `JWT` | nobody any more | [`LegacyCollectorVerifier`] |
+//! | refresh token of a session | none, `pgr_…` | [`RefreshTokens`] | [`RefreshTokens`], once |
 //! | API token | none, `pga_…` | [`ApiTokenText::generate`] | a look-up of its digest |
 //!
 //! Signed tokens follow RFC 8725: one algorithm, explicit types, keys named by `kid` out of our own set and never taken from the
@@ -18,9 +19,12 @@ mod config;
 mod error;
 mod issuer;
 mod jwk;
+mod jwks_document;
 mod jws;
 mod key_set;
 mod legacy;
+mod refresh;
+mod refresh_text;
 mod verifier;
 
 pub use access::{AccessClaims, AccessGrant, AccessTokenIssuer, AccessTokenVerifier};
@@ -32,5 +36,10 @@ pub use config::{TokenIssuerConfig, TokenVerifierConfig};
 pub use error::{TokenError, TokenRefusal};
 pub use issuer::IssuedToken;
 pub use jwk::{Jwk, JwkSet};
+pub use jwks_document::JwksDocument;
 pub use key_set::{KeySet, KeySetConfig};
 pub use legacy::{EmptyLegacySecret, LegacyCollectorClaims, LegacyCollectorVerifier};
+pub use refresh::{
+    IssuedRefreshToken, RefreshError, RefreshRefusal, RefreshTokens, RefreshTokensConfig, RefreshVerdict,
+};
+pub use refresh_text::{InvalidRefreshToken, RefreshTokenText};

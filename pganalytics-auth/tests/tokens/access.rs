@@ -279,17 +279,44 @@ async fn deeply_nested_claims_are_refused() {
 #[tokio::test]
 async fn foreign_web_signatures_are_refused() {
     let setup = Setup::new();
-    let file: Value =
-        serde_json::from_str(include_str!("../vectors/jws/json_web_signature_test.json")).unwrap();
     let mut checked = 0;
-    for group in file["testGroups"].as_array().unwrap() {
-        for test in group["tests"].as_array().unwrap() {
-            let token = test["jws"].as_str().unwrap();
-            assert!(setup.access.verify(token).await.is_err(), "{test}");
-            checked += 1;
+    for file in [
+        include_str!("../vectors/jws/json_web_signature_test.json"),
+        include_str!("../vectors/jws/json_web_key_test.json"),
+        include_str!("../vectors/jws/json_web_crypto_test.json"),
+    ] {
+        let file: Value = serde_json::from_str(file).unwrap();
+        for group in file["testGroups"].as_array().unwrap() {
+            for test in group["tests"].as_array().unwrap() {
+                // Some are encrypted, some in the JSON serialisation.
+                let token = [&test["jws"], &test["jwe"]].into_iter().find(|token| !token.is_null()).unwrap();
+                let token = token.as_str().map_or_else(|| token.to_string(), str::to_owned);
+                assert!(setup.access.verify(&token).await.is_err(), "{test}");
+                checked += 1;
+            }
         }
     }
-    assert_eq!(checked, 239);
+    assert_eq!(checked, 239 + 22 + 44);
+}
+
+#[tokio::test]
+async fn good_signatures_of_other_algorithms_and_forms_are_refused() {
+    let setup = Setup::new();
+    for (file, expected) in [
+        (include_str!("../vectors/jws/jws-4_1.rsa_v15_signature.json"), TokenRefusal::Algorithm),
+        (include_str!("../vectors/jws/jws-4_3.ecdsa_signature.json"), TokenRefusal::Algorithm),
+        (
+            include_str!("../vectors/jws/jws-4_5.signature_with_detached_content.json"),
+            TokenRefusal::Algorithm,
+        ),
+        (include_str!("../vectors/jws/curve25519-jws.json"), TokenRefusal::Type),
+    ] {
+        let example: Value = serde_json::from_str(file).unwrap();
+        assert_eq!(setup.refusal(example["output"]["compact"].as_str().unwrap()).await, expected);
+        // A compact token is not taken from its other serialisations.
+        let output = example["output"].to_string();
+        assert_eq!(setup.refusal(&output).await, TokenRefusal::Malformed);
+    }
 }
 
 proptest! {

@@ -5,4 +5,5 @@ mod access;
 mod collector;
 mod key_set;
 mod legacy;
+mod refresh;
 mod support;
