@@ -59,7 +59,9 @@ impl IdempotencyStore for PostgresIdempotency {
         fingerprint: &Fingerprint,
     ) -> Result<Claim, IdempotencyError> {
         Ok(match UnitOfWork::begin(&self.database, Some((key, fingerprint)), self.limits).await? {
-            Begun::Fresh(unit) => Claim::Fresh(Box::new(HeldClaim::new(unit, self.limits.silence / 3))),
+            Begun::Fresh(unit) => {
+                Claim::Fresh(Box::new(HeldClaim::new(unit, self.limits.bounded_silence() / 3)))
+            }
             Begun::Replay(response) => Claim::Replay(response),
             Begun::Mismatch => Claim::Mismatch,
             Begun::Busy | Begun::Sealed { .. } => Claim::Busy,

@@ -225,7 +225,9 @@ fn child(test: &str, url: &str) -> Child {
 async fn hold_a_claim() {
     let Ok(url) = std::env::var(URL) else { return };
     let database = Database::connect(&PostgresConfig::new(url)).await.unwrap();
-    let store = PostgresIdempotency::new(database.clone(), UnitOfWorkLimits::default());
+    // Far more than is allowed: neither is the claim lost while its holder is busy, nor kept when it is stopped.
+    let limits = UnitOfWorkLimits::default().with_silence(DAY);
+    let store = PostgresIdempotency::new(database.clone(), limits);
     let Claim::Fresh(claim) = store.claim(&key("order"), &fingerprint()).await.unwrap() else {
         panic!("the key is new")
     };

@@ -10,6 +10,8 @@ use super::unit::UnitOfWork;
 use crate::postgres::{Database, StoreError};
 
 const SILENCE_MAX: Duration = Duration::from_secs(1);
+/// PostgreSQL counts in milliseconds, and takes none of them for "no limit".
+const SILENCE_MIN: Duration = Duration::from_millis(1);
 
 /// What a unit of work may take.
 #[derive(Clone, Copy, Debug)]
@@ -64,6 +66,12 @@ impl UnitOfWorkLimits {
         Self { silence, ..self }
     }
 
+    /// The silence that PostgreSQL is told: [`UnitOfWorkLimits::silence`] within a millisecond and a second, so that
+    /// no setting lets a program that hangs keep its locks.
+    pub fn bounded_silence(&self) -> Duration {
+        self.silence.clamp(SILENCE_MIN, SILENCE_MAX)
+    }
+
     /// Sets the largest reply that is kept, in bytes.
     #[must_use]
     pub fn with_reply_max_bytes(self, reply_max_bytes: usize) -> Self {
@@ -107,7 +115,7 @@ impl UnitOfWork {
 /// Nothing in here can fail by itself, which the driver would take badly: it gives a connection back to the pool as it
 /// is when its BEGIN fails.
 fn opening(database: &Database, limits: UnitOfWorkLimits) -> Arc<str> {
-    let silence = limits.silence.clamp(Duration::from_millis(1), SILENCE_MAX).as_millis();
+    let silence = limits.bounded_silence().as_millis();
     // Settings that are local to the transaction go through a pooler.
     format!(
         "{};SET TRANSACTION ISOLATION LEVEL READ COMMITTED;\
@@ -160,4 +168,18 @@ fn answer(known: Known, fingerprint: &Fingerprint) -> Result<Begun, StoreError> 
     let values = known.header_values.unwrap_or_default().into_iter().map(Bytes::from);
     let body = known.body.unwrap_or_default().into();
     Ok(Begun::Replay(StoredResponse::new(status, names.into_iter().zip(values).collect(), body)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_kept_within_a_millisecond_and_a_second() {
+        let bounded = |silence| UnitOfWorkLimits::default().with_silence(silence).bounded_silence();
+        assert_eq!(bounded(Duration::MAX), Duration::from_secs(1));
+        assert_eq!(bounded(Duration::ZERO), Duration::from_millis(1), "zero is no limit to PostgreSQL");
+        assert_eq!(bounded(Duration::from_nanos(1)), Duration::from_millis(1));
+        assert_eq!(bounded(Duration::from_millis(250)), Duration::from_millis(250));
+    }
 }
