@@ -1,3 +1,6 @@
+use std::error::Error;
+use std::fmt;
+
 use pganalytics_core::error::{BackendError, Retry};
 use sqlx::postgres::PgDatabaseError;
 
@@ -6,7 +9,6 @@ const BACKEND: &str = "postgres";
 
 /// Unique constraints and indexes whose violation is the caller's affair, and the field that it calls them by.
 const UNIQUE: &[(&str, &str)] = &[
-    ("users_pkey", "id"),
     ("users_pkey", "id"),
     ("users_username_key", "username"),
     ("users_email_key", "email"),
@@ -66,13 +68,30 @@ impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         match refusal(&error) {
             Some(refusal) => refusal,
-            None => Self::Backend(BackendError {
-                backend: BACKEND,
-                retry: classify(&error),
-                source: Box::new(error),
-            }),
+            None => Self::Backend(backend_error(classify(&error), error)),
         }
     }
+}
+
+/// The driver's error, whose text already holds that of its cause.
+#[derive(Debug)]
+struct DriverError(sqlx::Error);
+
+impl fmt::Display for DriverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for DriverError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source().and_then(Error::source)
+    }
+}
+
+/// What the driver reported, told once in the chain of causes.
+pub(super) fn backend_error(retry: Retry, error: sqlx::Error) -> BackendError {
+    BackendError { backend: BACKEND, retry, source: Box::new(DriverError(error)) }
 }
 
 /// What of PostgreSQL's answers is about the values that the caller gave.
@@ -128,7 +147,11 @@ fn classify_sqlstate(code: &str) -> Retry {
 
 #[cfg(test)]
 mod tests {
+    use pganalytics_core::idempotency::IdempotencyError;
+    use pganalytics_core::leader::LeaderError;
+
     use super::*;
+    use crate::postgres::{CommitError, MigrateError};
 
     #[test]
     fn passing_troubles_are_told_from_lasting_ones() {
@@ -146,6 +169,25 @@ mod tests {
         assert_eq!(error.retry(), Retry::Later);
         assert_eq!(error.into_backend().retry, Retry::Later);
         assert_eq!(StoreError::from(sqlx::Error::PoolTimedOut).retry(), Retry::Later);
+    }
+
+    fn chain(error: &(dyn Error + 'static)) -> Vec<String> {
+        std::iter::successors(Some(error), |error| (*error).source()).map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn chain_of_causes_says_each_thing_once() {
+        let away = || sqlx::Error::Io(std::io::Error::other("connection reset"));
+        let expected = ["postgres could not answer", "error communicating with database: connection reset"];
+        assert_eq!(chain(&StoreError::from(away())), expected);
+        assert_eq!(chain(&LeaderError::from(StoreError::from(away()))), expected);
+        assert_eq!(chain(&MigrateError::from(StoreError::from(away()))), expected);
+        assert_eq!(chain(&IdempotencyError::from(CommitError::Store(away().into()))), expected);
+        let refused = StoreError::Conflict { what: "username" };
+        assert_eq!(
+            chain(&LeaderError::from(refused)),
+            ["postgres could not answer", "username is already taken"]
+        );
     }
 
     #[test]

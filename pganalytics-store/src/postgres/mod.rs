@@ -7,7 +7,6 @@ mod database;
 mod error;
 mod idempotency;
 mod leader;
-mod leader_task;
 mod migrate;
 mod migrations;
 mod notifier;
@@ -41,7 +40,6 @@ pub use database::{Database, DatabaseConnection};
 pub use error::StoreError;
 pub use idempotency::PostgresIdempotency;
 pub use leader::PostgresLeader;
-pub use leader_task::LeaderTask;
 pub use migrate::{
     AppRole, Compatibility, MigrateError, MigrationEvent, MigrationReport, MigrationState, MigrationStatus,
     Migrator,

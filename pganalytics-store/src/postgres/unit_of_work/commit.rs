@@ -1,7 +1,7 @@
 use std::io;
 use std::time::Duration;
 
-use pganalytics_core::error::BackendError;
+use pganalytics_core::error::{BackendError, Retry};
 use pganalytics_core::idempotency::StoredResponse;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
@@ -9,6 +9,7 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use super::begin::ClaimedKey;
 use super::literal::Statements;
 use super::unit::UnitOfWork;
+use crate::postgres::error::backend_error;
 use crate::postgres::{StoreError, change_events, outbox};
 
 /// A century: far from the ends of PostgreSQL's calendar.
@@ -197,7 +198,7 @@ fn outcome_of(error: sqlx::Error) -> CommitError {
         _ => None,
     };
     let Some(answer) = answer else {
-        return CommitError::Unknown(BackendError::later("postgres", error));
+        return CommitError::Unknown(backend_error(Retry::Later, error));
     };
     match (answer.code(), answer.constraint()) {
         // idle_in_transaction_session_timeout: it strikes only while nothing is being executed.
@@ -207,7 +208,7 @@ fn outcome_of(error: sqlx::Error) -> CommitError {
         ("23505", Some("idempotency_keys_pkey")) => CommitError::KeyTaken,
         // A backend that is ended while it waits for its standbys has committed already.
         _ if matches!(answer.severity(), PgSeverity::Fatal | PgSeverity::Panic) => {
-            CommitError::Unknown(BackendError::later("postgres", error))
+            CommitError::Unknown(backend_error(Retry::Later, error))
         }
         _ => CommitError::Store(error.into()),
     }
