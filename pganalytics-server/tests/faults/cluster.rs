@@ -147,7 +147,7 @@ impl Cluster {
 
     /// The markers of stored entries, each with how often it is stored.
     pub(crate) async fn stored_markers(&self) -> Vec<(i64, i64)> {
-        let mut connection = PgConnection::connect(&self.postgres.url()).await.unwrap();
+        let mut connection = self.connect().await;
         sqlx::query_as(
             "SELECT (data ->> 'marker')::bigint, count(*) FROM metric_rows \
              WHERE metric_type = 'probe' AND section = '' GROUP BY 1 ORDER BY 1",
@@ -158,13 +158,25 @@ impl Cluster {
     }
 
     pub(crate) async fn number(&self, query: &'static str) -> i64 {
-        let mut connection = PgConnection::connect(&self.postgres.url()).await.unwrap();
+        let mut connection = self.connect().await;
         sqlx::query_scalar(query).fetch_one(&mut connection).await.unwrap()
     }
 
     pub(crate) async fn rows(&self, query: &'static str) -> Vec<(String, i64)> {
-        let mut connection = PgConnection::connect(&self.postgres.url()).await.unwrap();
+        let mut connection = self.connect().await;
         sqlx::query_as(query).fetch_all(&mut connection).await.unwrap()
+    }
+
+    pub(crate) fn database_url(&self) -> String {
+        self.postgres.url()
+    }
+
+    pub(crate) async fn connect(&self) -> PgConnection {
+        PgConnection::connect(&self.database_url()).await.unwrap()
+    }
+
+    pub(crate) fn registration_secret_file(&self) -> PathBuf {
+        self.folder.path().join("registration-secret")
     }
 
     async fn spawn(&self, server: usize, port: u16) -> Child {

@@ -7,12 +7,15 @@
 
 mod cluster;
 mod exactly_once;
+mod node;
 mod pushes;
 mod wire;
 
 use std::time::Duration;
 
-use cluster::Cluster;
+use cluster::{Cluster, LIMIT};
+use node::Node;
+use pganalytics_testkit::wait_until;
 use pushes::Pushers;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -73,6 +76,34 @@ async fn a_push_whose_reply_is_lost_is_stored_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_spool_survives_a_kill_of_the_collector() {
+    let Some(mut cluster) = Cluster::start(1).await else { return };
+    let node = Node::new(&cluster);
+    let collector = node.run();
+    let stored =
+        async || cluster.number("SELECT count(*) FROM metric_ledger WHERE metric_type = 'sysstat'").await;
+    assert!(wait_until(LIMIT, async || stored().await >= 3).await, "{}", collector.log());
+
+    cluster.terminate(0).await;
+    let full = async || node.dropped_batches() >= 2;
+    assert!(wait_until(LIMIT, full).await, "{}", collector.log());
+    collector.kill_9().await;
+    let waiting = node.spooled();
+    assert!(waiting.len() >= 2, "{waiting:?}");
+    assert!(node.spooled_bytes() <= node::SPOOL_MAX_BYTES);
+
+    cluster.restart_server(0).await;
+    let collector = node.run();
+    let delivered = async || node.spooled().is_disjoint(&waiting);
+    assert!(wait_until(LIMIT, delivered).await, "{}", collector.log());
+    collector.terminate();
+    let status = collector.wait(LIMIT).await;
+    assert!(status.is_some_and(|status| status.success()), "{}", collector.log());
+    assert!(node.spooled().is_empty(), "the last push at the end empties the spool");
+    node.assert_stored_exactly_once(&cluster, &waiting).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_terminated_server_finishes_what_it_began() {
     let Some(mut cluster) = Cluster::start(2).await else { return };
     let collector = cluster.register("drained").await;
@@ -89,7 +120,7 @@ async fn a_terminated_server_finishes_what_it_began() {
 async fn two_servers_run_each_background_job_once() {
     let Some(cluster) = Cluster::start(2).await else { return };
     let deadline = Duration::from_secs(30);
-    let one_leader_a_role = pganalytics_testkit::wait_until(deadline, || async {
+    let one_leader_a_role = wait_until(deadline, || async {
         cluster.number("SELECT count(*) FROM leases WHERE expires_at > now()").await == 4
     });
     assert!(one_leader_a_role.await, "every role finds a leader");
