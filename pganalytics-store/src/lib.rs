@@ -1,4 +1,4 @@
-//! PostgreSQL, Redis, backup targets and a private local PostgreSQL, behind the ports of pganalytics-core.
+#![doc = include_str!("../README.md")]
 
 #[cfg(feature = "local")]
 mod local_backup_target;

@@ -1,13 +1,9 @@
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use pganalytics_core::clock::SystemClock;
 use pganalytics_core::ids::InstanceId;
-use pganalytics_core::leader::{Leader, Lease, MemoryLeader};
-use pganalytics_core::testing::{Fault, Faulty};
-use pganalytics_store::postgres::{Database, LeaderTask, PostgresLeader};
+use pganalytics_core::leader::{Leader, LeaderTask, Lease};
+use pganalytics_store::postgres::{Database, PostgresLeader};
 use pganalytics_testkit::{Child, TestDatabase, wait_until};
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -173,53 +169,4 @@ async fn holder_that_stops_after_its_proof_delays_the_next_by_a_second_at_most()
     assert!(elapsed > Duration::from_millis(800), "the proof held for {elapsed:?} only");
     assert!(elapsed < Duration::from_millis(1500), "the role was held up for {elapsed:?}");
     transaction.commit().await.unwrap_err();
-}
-
-#[tokio::test]
-async fn job_is_dropped_when_its_lease_cannot_be_renewed() {
-    struct Dropped(Arc<AtomicU32>);
-    impl Drop for Dropped {
-        fn drop(&mut self) {
-            self.0.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-    let leader = Faulty::new(MemoryLeader::new(Arc::new(SystemClock)));
-    // It is acquired and renewed once. Then nobody answers for longer than the lease lasts.
-    leader.plan([Fault::None, Fault::None]);
-    leader.plan([Fault::Delay(Duration::from_secs(3600))]);
-    let (begun, dropped) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
-    let job = |_| {
-        begun.fetch_add(1, Ordering::SeqCst);
-        let running = Dropped(Arc::clone(&dropped));
-        async move {
-            let _running = running;
-            std::future::pending().await
-        }
-    };
-    let ttl = Duration::from_millis(90);
-    let task = LeaderTask::new(ROLE, ANNA, ttl, PERIOD);
-    let since = Instant::now();
-    let first_is_dropped = wait_until(PATIENCE, async || dropped.load(Ordering::SeqCst) > 0);
-    let stop = async {
-        assert!(first_is_dropped.await);
-    };
-    task.run(&leader, stop, job).await;
-    assert!(since.elapsed() >= ttl, "the first renewal counted");
-    assert!(begun.load(Ordering::SeqCst) >= 1);
-}
-
-#[tokio::test]
-async fn stopped_task_gives_the_role_up() {
-    let leader = MemoryLeader::new(Arc::new(SystemClock));
-    let runs = AtomicU32::new(0);
-    let job = |_| {
-        runs.fetch_add(1, Ordering::SeqCst);
-        async {}
-    };
-    let stop = async {
-        assert!(wait_until(PATIENCE, async || runs.load(Ordering::SeqCst) >= 3).await);
-    };
-    LeaderTask::new(ROLE, ANNA, PATIENCE, PERIOD).run(&leader, stop, job).await;
-    assert_eq!(leader.holder(ROLE).await.unwrap(), None);
-    assert!(leader.acquire(ROLE, BELA, PATIENCE).await.unwrap().is_some());
 }
