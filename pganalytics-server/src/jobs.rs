@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use pganalytics_core::idempotency::IdempotencyStore;
-use pganalytics_core::leader::Lease;
+use pganalytics_core::leader::{LeaderTask, Lease};
 use pganalytics_store::postgres::running_servers::{self, RunningServer};
 use pganalytics_store::postgres::{
-    LeaderTask, PostgresIdempotency, PostgresLeader, StoreError, UnitOfWorkLimits, collectors, metrics,
+    PostgresIdempotency, PostgresLeader, StoreError, UnitOfWorkLimits, collectors, metrics,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
