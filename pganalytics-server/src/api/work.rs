@@ -148,8 +148,8 @@ impl Work {
     /// Commits now, for a handler that has something to do afterwards.
     ///
     /// # Errors
-    /// 503 when it is unknown whether it was committed; 500 on a route whose response is kept for a retry, since it is
-    /// committed with it.
+    /// 503 when it is unknown whether it was committed; 500 when the client sent an idempotency key, whose response is to
+    /// be committed with the effects: for routes with [`Replay::Never`](super::Replay::Never).
     pub async fn commit(mut self) -> Result<(), ApiError> {
         if self.has_key {
             return Err(ApiError::internal("the response of this route is committed with its effects"));
