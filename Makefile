@@ -25,6 +25,18 @@ test: packages-test ## Run every test, with real services
 	$(CARGO) build -p pganalytics-testkit --bin testkit-run
 	$(TARGET)/debug/testkit-run -- $(CARGO) test --workspace --all-features
 
+POSTGRES_MAJORS ?= 13 14 16 17
+
+.PHONY: test-long
+test-long: packages-test ## Run what reads or writes PostgreSQL with other versions of it: POSTGRES_MAJORS="13 17"
+	$(CARGO) build -p pganalytics-testkit --bin testkit-run
+	for major in $(POSTGRES_MAJORS); do \
+	    programs=$$(deploy/scripts/fetch-postgres.sh $$major) || exit 1; \
+	    echo "=== PostgreSQL $$major"; \
+	    PGA_TEST_POSTGRES_BIN=$$programs $(TARGET)/debug/testkit-run -- \
+	        $(CARGO) test --workspace --all-features --test postgres --test postgres_adapters --test collector || exit 1; \
+	done
+
 .PHONY: smoke
 smoke: packages-run ## From an empty data folder to metrics read back, then stop; prints the time it took
 	$(CARGO) build --bin pganalytics-api --bin pganalytics-collector

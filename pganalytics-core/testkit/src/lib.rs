@@ -17,7 +17,9 @@ pub use child::Child;
 pub use database::{TestDatabase, database_from_template, empty_database};
 pub use local_postgres::{LocalPostgres, LocalPostgresConfig, LocalPostgresError};
 pub use policy::{REQUIRE_BACKENDS, missing, require_backends};
-pub use postgres::{POSTGRES_URL, Profile, SharedPostgres, postgres, private_postgres};
+pub use postgres::{
+    POSTGRES_BIN, POSTGRES_URL, Profile, SharedPostgres, postgres, private_postgres, temporary_postgres,
+};
 pub use redis::{Redis, RedisOptions, redis, redis_with};
 pub use redis_cluster::{RedisCluster, redis_cluster};
 pub use redis_sentinel::{RedisSentinel, SENTINEL_MASTER, redis_sentinel};

@@ -8,6 +8,10 @@ use crate::{LocalPostgres, LocalPostgresConfig, LocalPostgresError};
 /// The environment variable that names the fast server which a launcher has started for the whole test run.
 pub const POSTGRES_URL: &str = "PGA_TEST_POSTGRES_URL";
 
+/// The environment variable that names the folder of the server's programs (`postgres`, `initdb`) which tests take
+/// instead of an installed version.
+pub const POSTGRES_BIN: &str = "PGA_TEST_POSTGRES_BIN";
+
 const MAX_CONNECTIONS: &str = "300";
 
 /// What a test needs of a server.
@@ -23,7 +27,7 @@ impl Profile {
     /// The configuration of a temporary server of this profile.
     #[must_use]
     pub fn config(self) -> LocalPostgresConfig {
-        let config = LocalPostgresConfig::temporary().with_setting("max_connections", MAX_CONNECTIONS);
+        let config = temporary_postgres().with_setting("max_connections", MAX_CONNECTIONS);
         match self {
             Self::Fast => config.fast().with_setting("autovacuum", "off"),
             Self::Durable => config,
@@ -51,6 +55,16 @@ impl SharedPostgres {
     pub fn url_of(&self, database: &str) -> String {
         let (server, _) = self.url.rsplit_once('/').expect("a URL of a database has a path");
         format!("{server}/{database}")
+    }
+}
+
+/// The configuration of a temporary server of the version that is being tested.
+#[must_use]
+pub fn temporary_postgres() -> LocalPostgresConfig {
+    let config = LocalPostgresConfig::temporary();
+    match env::var_os(POSTGRES_BIN) {
+        Some(folder) => config.with_program_folders(vec![folder.into()]),
+        None => config,
     }
 }
 
@@ -86,7 +100,9 @@ pub async fn postgres(profile: Profile) -> Option<&'static SharedPostgres> {
 pub async fn private_postgres(profile: Profile) -> Option<LocalPostgres> {
     match LocalPostgres::start(profile.config()).await {
         Ok(server) => Some(server),
-        Err(LocalPostgresError::NotInstalled { .. }) => missing_postgres(),
+        Err(LocalPostgresError::NotInstalled { .. }) if env::var_os(POSTGRES_BIN).is_none() => {
+            missing_postgres()
+        }
         Err(error) => panic!("PostgreSQL for the tests: {error}"),
     }
 }

@@ -1,6 +1,6 @@
 //! A PostgreSQL with something to read, and roles that may read all of it or nothing.
 
-use pganalytics_testkit::{LocalPostgres, LocalPostgresConfig, LocalPostgresError, require_backends};
+use pganalytics_testkit::{LocalPostgres, LocalPostgresError, require_backends, temporary_postgres};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 pub(crate) struct Watched {
@@ -33,7 +33,7 @@ ANALYZE;
 impl Watched {
     /// `None` when PostgreSQL is not installed.
     pub(crate) async fn start() -> Option<Self> {
-        let config = LocalPostgresConfig::temporary()
+        let config = temporary_postgres()
             .fast()
             .with_setting("autovacuum", "off")
             .with_setting("shared_preload_libraries", "pg_stat_statements")

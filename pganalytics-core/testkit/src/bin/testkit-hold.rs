@@ -7,14 +7,14 @@ use std::env;
 use std::io::{self, Write};
 use std::process::{Command, ExitCode};
 
-use pganalytics_testkit::{Child, LocalPostgres, LocalPostgresConfig, redis};
+use pganalytics_testkit::{Child, LocalPostgres, LocalPostgresConfig, redis, temporary_postgres};
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match arguments.as_slice() {
-        ["postgres"] => hold_postgres(LocalPostgresConfig::temporary()).await,
+        ["postgres"] => hold_postgres(temporary_postgres()).await,
         ["postgres", folder] => hold_postgres(LocalPostgresConfig::kept(*folder)).await,
         ["redis"] => hold_redis().await,
         ["child"] => hold_child().await,
