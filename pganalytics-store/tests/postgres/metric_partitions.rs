@@ -132,10 +132,12 @@ async fn copy_whose_client_is_silent_is_terminated_and_a_busy_one_is_not() {
     let Some((_test, database)) = migrated().await else { return };
     let mut watchdog = database.direct().await.unwrap();
     assert!(terminate_stalled_copies(&mut watchdog).await.unwrap().is_empty());
+    let tells_progress = watchdog.server_version_num() >= Some(140_000);
     let (mut silent, mut busy) = (database.direct().await.unwrap(), database.direct().await.unwrap());
     for connection in [&mut silent, &mut busy] {
         sqlx::raw_sql("CREATE TEMPORARY TABLE lines (line text)").execute(connection).await.unwrap();
     }
+    let silent_pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut silent).await.unwrap();
     let mut stalled = silent.copy_in_raw("COPY lines FROM STDIN").await.unwrap();
     stalled.send(b"a line\n".as_slice()).await.unwrap();
     let mut moving = busy.copy_in_raw("COPY lines FROM STDIN").await.unwrap();
@@ -143,21 +145,23 @@ async fn copy_whose_client_is_silent_is_terminated_and_a_busy_one_is_not() {
     let lines = b"a line\n".repeat(10_000);
     let mut pace = tokio::time::interval(Duration::from_millis(20));
     let feed = async {
-        loop {
+        while moving.send(lines.as_slice()).await.is_ok() {
             pace.tick().await;
-            moving.send(lines.as_slice()).await.unwrap();
         }
+        std::future::pending::<Vec<TerminatedCopy>>().await
     };
     let started = Instant::now();
     let terminated = tokio::select! {
         never = feed => never,
         terminated = until_terminated(&mut watchdog) => terminated,
     };
-    assert_eq!(terminated.len(), 1, "{terminated:?}");
+    assert!(terminated.iter().any(|copy| copy.pid == silent_pid), "{terminated:?}");
+    // Where PostgreSQL does not tell how far a COPY has come, a busy one may look like a silent one.
+    assert!(terminated.len() == 1 || !tells_progress, "{terminated:?}");
     assert!(started.elapsed() >= Duration::from_secs(1));
     let gone = wait_until(Duration::from_secs(10), async || {
         let alive: i64 = sqlx::query_scalar("SELECT count(*) FROM pg_stat_activity WHERE pid = $1")
-            .bind(terminated[0].pid)
+            .bind(silent_pid)
             .fetch_one(database.pool())
             .await
             .unwrap();
@@ -165,7 +169,7 @@ async fn copy_whose_client_is_silent_is_terminated_and_a_busy_one_is_not() {
     });
     assert!(gone.await);
     assert!(stalled.finish().await.is_err());
-    moving.abort("enough").await.unwrap();
+    assert!(moving.abort("enough").await.is_ok() || !tells_progress);
 }
 
 async fn until_terminated(watchdog: &mut PgConnection) -> Vec<TerminatedCopy> {

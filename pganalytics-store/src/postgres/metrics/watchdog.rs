@@ -35,6 +35,9 @@ struct Waiting {
 /// would hold its locks for ever, since PostgreSQL's time limits do not count while a COPY waits. Takes a second
 /// when a COPY is waiting, and returns at once otherwise.
 ///
+/// Before version 14 PostgreSQL does not tell how far a COPY has come: there it ends those that have run for over ten
+/// seconds and wait for their client both times that it looks, a busy one with a slow client among them.
+///
 /// # Errors
 /// When PostgreSQL cannot answer.
 pub async fn terminate_stalled_copies(
