@@ -75,9 +75,8 @@ deny: tools ## Check licences, sources and banned crates
 
 .PHONY: bench
 bench: packages-test ## Run the benchmarks beside their peers; writes target/bench/summary.json
-	$(CARGO) build --release -p pganalytics-testkit --bin testkit-run
-	$(CARGO) build --release -p pganalytics-server
-	$(CARGO) run --release -p benches -- $(ARGS)
+	$(CARGO) build --release -p pganalytics-testkit -p pganalytics-server -p benches
+	$(TARGET)/release/benches $(ARGS)
 
 .PHONY: tools
 tools: $(TOOLS)/bin/cargo-deny ## Build the tools that `check` needs, into a cache outside of the tree

@@ -1,8 +1,14 @@
 //! Requests that take effect once, however often they are sent.
 
+mod cache;
+#[cfg(feature = "tower")]
+mod header;
 mod memory;
 mod port;
 
+pub use cache::CacheIdempotency;
+#[cfg(feature = "tower")]
+pub use header::{IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, InvalidKeyHeader, idempotency_key_in};
 pub use memory::MemoryIdempotencyStore;
 pub use port::{
     Claim, Fingerprint, FreshClaim, IdempotencyError, IdempotencyKey, IdempotencyStore,
