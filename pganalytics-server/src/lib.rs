@@ -13,3 +13,10 @@ pub mod secret_ref;
 pub mod serve;
 pub mod telemetry;
 pub mod wiring;
+
+/// The examples in the guides, which are compiled as tests.
+#[cfg(doctest)]
+mod guides {
+    #[doc = include_str!("../../docs/IDEMPOTENCY.md")]
+    mod idempotency {}
+}

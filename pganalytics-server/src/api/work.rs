@@ -1,11 +1,11 @@
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use pganalytics_core::audit::{Action, Actor, Resource};
 use pganalytics_core::clock::Clock;
-use pganalytics_core::idempotency::{Fingerprint, IdempotencyKey};
 use pganalytics_core::ids::EventId;
 use pganalytics_core::random::Random;
 use pganalytics_core::session::SessionId;
@@ -14,7 +14,11 @@ use pganalytics_store::postgres::{Begun, Database, UnitOfWork, UnitOfWorkLimits}
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use super::ApiError;
+use super::layers::{KeyClaim, KeyMaker};
 use crate::identity::{Identity, Outdated};
+
+/// How often a request looks for the response of its twin.
+const TWIN_PAUSE: Duration = Duration::from_millis(25);
 
 /// The way of a handler to its unit of work: one transaction with the request's effects, its events and, where the
 /// client sent an idempotency key, its response. The layer around the handler commits or rolls back, by the status.
@@ -26,7 +30,7 @@ pub struct WorkHandle(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     database: Database,
-    claim: Option<(IdempotencyKey, Fingerprint)>,
+    claim: Option<KeyClaim>,
     origin: Origin,
     unit: Arc<Mutex<Option<Underway>>>,
 }
@@ -59,30 +63,35 @@ pub struct Work {
 }
 
 impl WorkHandle {
-    pub(crate) fn new(
-        database: Database,
-        claim: Option<(IdempotencyKey, Fingerprint)>,
-        origin: Origin,
-    ) -> Self {
+    pub(crate) fn new(database: Database, claim: Option<KeyClaim>, origin: Origin) -> Self {
         Self(Arc::new(Shared { database, claim, origin, unit: Arc::default() }))
     }
 
     /// Begins the transaction and claims the idempotency key.
     ///
     /// # Errors
-    /// The response that the request gets instead: a replay, 409 while a twin is in flight, 422 for a key that was used
-    /// for another request, 503 when the store is away.
+    /// The response that the request gets instead: a replay, 409 while a twin is in flight (a balancer's retry waits for
+    /// it), 422 for a key that was used for another request, 503 when the store is away.
     pub async fn begin(&self) -> Result<Work, ApiError> {
         let mut guard = Arc::clone(&self.0.unit).lock_owned().await;
-        let claim = self.0.claim.as_ref().map(|(key, fingerprint)| (key, fingerprint));
-        match UnitOfWork::begin(&self.0.database, claim, UnitOfWorkLimits::default()).await? {
-            Begun::Fresh(unit) => *guard = Some(Underway { unit, outdated: Vec::new() }),
-            Begun::Replay(response) => return Err(ApiError::replay(response)),
-            Begun::Sealed { resource_id } => return Err(already_done(resource_id)),
-            Begun::Mismatch => return Err(ApiError::key_reused()),
-            _ => return Err(ApiError::in_progress()),
+        let patience = self.key_maker().map_or(Duration::ZERO, KeyMaker::patience);
+        let waiting_ends = Instant::now() + patience;
+        loop {
+            let claim = self.0.claim.as_ref().map(|claim| (&claim.key, &claim.fingerprint));
+            match UnitOfWork::begin(&self.0.database, claim, UnitOfWorkLimits::default()).await? {
+                Begun::Fresh(unit) => *guard = Some(Underway { unit, outdated: Vec::new() }),
+                Begun::Replay(response) => return Err(ApiError::replay(response)),
+                Begun::Sealed { resource_id } => return Err(already_done(resource_id)),
+                Begun::Mismatch => return Err(ApiError::key_reused()),
+                // No connection is held in between.
+                _ if Instant::now() < waiting_ends => {
+                    tokio::time::sleep(TWIN_PAUSE).await;
+                    continue;
+                }
+                _ => return Err(ApiError::in_progress()),
+            }
+            return Ok(Work { guard, has_key: self.0.claim.is_some(), origin: self.0.origin.clone() });
         }
-        Ok(Work { guard, has_key: self.has_key(), origin: self.0.origin.clone() })
     }
 
     /// The unit of work, if the handler began one.
@@ -90,8 +99,9 @@ impl WorkHandle {
         self.0.unit.lock().await.take()
     }
 
-    pub(crate) fn has_key(&self) -> bool {
-        self.0.claim.is_some()
+    /// Who made the request's key, if it has one.
+    pub(crate) fn key_maker(&self) -> Option<KeyMaker> {
+        self.0.claim.as_ref().map(|claim| claim.maker)
     }
 }
 

@@ -213,6 +213,7 @@ impl Cluster {
             .env("PGA__COLLECTORS__REGISTRATION_SECRET__FILE", file("registration-secret"))
             .env("PGA__KEYS__TYPE", "file")
             .env("PGA__KEYS__PATH", file("keys"))
+            .env("PGA__HTTP__TRUSTED_PROXIES", r#"["127.0.0.1/32"]"#)
             .env("PGA__AUTH__SETUP_ENABLED", "true")
             .env("PGA__HTTP__DRAIN_DELAY_SECONDS", "1");
         command

@@ -41,6 +41,7 @@ struct Answer {
 struct Author {
     http: reqwest::Client,
     token: String,
+    key_header: &'static str,
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -147,9 +148,34 @@ async fn twin_requests_have_one_effect() {
     assert_eq!(cluster.number(events).await, 10);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_balancers_twin_waits_and_gets_the_same_answer() {
+    let Some(cluster) = Cluster::start_wired(3).await else { return };
+    let author = Author::of(&cluster).await.behind_a_balancer();
+    for round in 0..10 {
+        let name = format!("twins {round}");
+        let mut twins = JoinSet::new();
+        for twin in 0..12 {
+            let (author, url, name) = (author.clone(), cluster.urls()[twin % 3].clone(), name.clone());
+            twins.spawn(async move { author.make(&url, &name, 1).await.unwrap() });
+        }
+        let answers = twins.join_all().await;
+        assert_eq!(answers.iter().filter(|answer| !answer.replayed).count(), 1, "{answers:?}");
+        for answer in &answers {
+            assert_eq!((answer.status, &answer.body), (StatusCode::CREATED, &answers[0].body));
+        }
+    }
+    assert_eq!(cluster.number("SELECT count(*) FROM alert_rules").await, 10);
+}
+
 impl Author {
     async fn of(cluster: &Cluster) -> Self {
-        Self { http: client(), token: cluster.administrator().await }
+        Self { http: client(), token: cluster.administrator().await, key_header: "Idempotency-Key" }
+    }
+
+    /// Whose requests carry keys that a load balancer made.
+    fn behind_a_balancer(self) -> Self {
+        Self { key_header: "Minted-Idempotency-Key", ..self }
     }
 
     /// Sends the request once, under a key that is the rule's name; `None` when there was no answer.
@@ -161,7 +187,7 @@ impl Author {
             .http
             .post(format!("{url}/api/v1/alert-rules"))
             .bearer_auth(&self.token)
-            .header("Idempotency-Key", format!("\"{name}\""))
+            .header(self.key_header, format!("\"{name}\""))
             .json(&json!({ "rule": rule }))
             .send()
             .await

@@ -22,6 +22,8 @@ pub struct RequestMeta {
     pub id: RequestId,
     /// The client's address, behind trusted proxies too.
     pub address: IpAddr,
+    /// Whether it came through one of the trusted proxies.
+    pub is_from_trusted_proxy: bool,
     /// The client's `User-Agent`, at most 512 bytes of it.
     pub user_agent: Option<Arc<str>>,
 }
@@ -61,12 +63,14 @@ fn describe(app: &App, id: RequestId, request: &Request) -> RequestMeta {
         .extensions()
         .get::<ConnectInfo<SocketAddr>>()
         .map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(address)| address.ip());
-    let address = client_address(peer, headers, &app.config.http.trusted_proxies);
+    let proxies = &app.config.http.trusted_proxies;
+    let address = client_address(peer, headers, proxies);
+    let is_from_trusted_proxy = proxies.iter().any(|network| network.contains(&peer.to_canonical()));
     let user_agent = headers.get(header::USER_AGENT).map(|value| {
         let text = String::from_utf8_lossy(value.as_bytes());
         text[..text.floor_char_boundary(512)].into()
     });
-    RequestMeta { id, address, user_agent }
+    RequestMeta { id, address, is_from_trusted_proxy, user_agent }
 }
 
 fn with_request_id_in_body(response: Response, id: &RequestId) -> Response {

@@ -4,11 +4,13 @@
 
 pub(super) mod alert_errors;
 pub(super) mod authorise;
+pub(super) mod claim;
 pub(super) mod cross_site;
 pub(super) mod limits;
 pub(super) mod meta;
 pub(super) mod security_headers;
 pub(super) mod work;
 
+pub(crate) use claim::{KeyClaim, KeyMaker};
 pub use limits::{RateLimits, TimeLimit};
 pub use meta::{RequestMeta, error_chain};

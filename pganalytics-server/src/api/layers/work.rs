@@ -1,25 +1,23 @@
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderName, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use pganalytics_auth::principal::Principal;
 use pganalytics_core::audit::Actor;
-use pganalytics_core::idempotency::{Fingerprint, IdempotencyKey, StoredResponse};
+use pganalytics_core::idempotency::StoredResponse;
 use pganalytics_store::postgres::{CommitError, Reply, UnitOfWork};
 use tracing::Instrument;
 
 use super::RequestMeta;
+use super::claim::{self, KeyMaker};
 use crate::api::routes::Mutation;
 use crate::api::work::{Origin, Underway};
 use crate::api::{ApiError, Replay, WorkHandle};
 use crate::app::App;
 
-const KEY_HEADER: &str = "idempotency-key";
-const REPLY_TTL: Duration = Duration::from_secs(24 * 3600);
 const REPLY_MAX_BYTES: usize = 1024 * 1024;
 
 /// Headers that belong to the response itself; the others (Date, Set-Cookie, …) belong to the moment.
@@ -33,7 +31,7 @@ pub(in crate::api) async fn run(
     request: Request,
     next: Next,
 ) -> Response {
-    let (request, claim) = match claim(&app, mutation, request).await {
+    let (request, claim) = match claim::read(&app, mutation.replay, request).await {
         Ok(claimed) => claimed,
         Err(error) => return error.into_response(),
     };
@@ -48,7 +46,7 @@ pub(in crate::api) async fn run(
         match handle.take().await {
             None => response,
             Some(Underway { unit, outdated }) => {
-                let response = finish(unit, handle.has_key(), mutation, response).await;
+                let response = finish(unit, handle.key_maker(), mutation, response).await;
                 // Whether it was committed is not always known, and forgetting in vain is harmless.
                 for what in outdated {
                     app.identity.forget(what).await;
@@ -77,59 +75,12 @@ fn origin(app: &App, mutation: Mutation, request: &Request) -> Result<Origin, Ap
     })
 }
 
-type Claimed = (Request, Option<(IdempotencyKey, Fingerprint)>);
-
-/// Reads the key, and with it the whole body: the fingerprint covers everything by which two requests differ.
-async fn claim(app: &App, mutation: Mutation, request: Request) -> Result<Claimed, ApiError> {
-    if mutation.replay == Replay::Never {
-        return Ok((request, None));
-    }
-    let Some(key) = read_key(request.headers())? else { return Ok((request, None)) };
-    let scope = match (request.extensions().get::<Principal>(), request.extensions().get::<RequestMeta>()) {
-        (Some(principal), _) => principal.scope(),
-        (None, Some(meta)) => format!("address:{}", meta.address),
-        (None, None) => return Err(ApiError::internal("request without meta data")),
-    };
-    let key = IdempotencyKey::new(scope, key).map_err(|error| ApiError::bad_request(error.to_string()))?;
-    let (parts, body) = request.into_parts();
-    let limit = app.config.limits.body_max_bytes.as_usize();
-    let body = to_bytes(body, limit).await.map_err(|_| {
-        ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, "Request body is too large or was cut off")
-    })?;
-    let path = parts.uri.path_and_query().map_or("", |path| path.as_str());
-    let content_type =
-        parts.headers.get(header::CONTENT_TYPE).map(|value| value.as_bytes()).unwrap_or_default();
-    let fingerprint =
-        Fingerprint::of([parts.method.as_str().as_bytes(), path.as_bytes(), content_type, body.as_ref()]);
-    Ok((Request::from_parts(parts, Body::from(body)), Some((key, fingerprint))))
-}
-
-/// The key as the draft has it (a structured-field string, in quotes) or bare, as most clients send it.
-fn read_key(headers: &HeaderMap) -> Result<Option<String>, ApiError> {
-    let invalid = |what: &str| ApiError::bad_request(format!("header Idempotency-Key: {what}"));
-    let mut values = headers.get_all(KEY_HEADER).iter();
-    let Some(value) = values.next() else { return Ok(None) };
-    if values.next().is_some() {
-        return Err(invalid("it is given more than once"));
-    }
-    let text = value.to_str().map_err(|_| invalid("it has characters that are not printable ASCII"))?.trim();
-    let Some(quoted) = text.strip_prefix('"') else { return Ok(Some(text.into())) };
-    let mut key = String::new();
-    let mut characters = quoted.chars();
-    loop {
-        match characters.next() {
-            Some('"') if characters.as_str().is_empty() => return Ok(Some(key)),
-            Some('\\') => match characters.next() {
-                Some(escaped @ ('"' | '\\')) => key.push(escaped),
-                _ => return Err(invalid("a backslash must escape a quote or a backslash")),
-            },
-            Some('"') | None => return Err(invalid("it is not a quoted string")),
-            Some(character) => key.push(character),
-        }
-    }
-}
-
-async fn finish(unit: UnitOfWork, has_key: bool, mutation: Mutation, response: Response) -> Response {
+async fn finish(
+    unit: UnitOfWork,
+    key_maker: Option<KeyMaker>,
+    mutation: Mutation,
+    response: Response,
+) -> Response {
     let status = response.status();
     if status.is_server_error() {
         roll_back(unit).await;
@@ -140,7 +91,7 @@ async fn finish(unit: UnitOfWork, has_key: bool, mutation: Mutation, response: R
         tracing::error!(action = mutation.action, "a change was made without an event");
         metrics::counter!("pganalytics_changes_without_event_total").increment(1);
     }
-    if !has_key {
+    let Some(ttl) = key_maker.map(KeyMaker::reply_ttl) else {
         return match succeeded {
             true => answer(unit.commit().await, response),
             false => {
@@ -148,7 +99,7 @@ async fn finish(unit: UnitOfWork, has_key: bool, mutation: Mutation, response: R
                 response
             }
         };
-    }
+    };
     let (response, stored) = match store(response).await {
         Ok(stored) => stored,
         Err(error) => {
@@ -157,9 +108,9 @@ async fn finish(unit: UnitOfWork, has_key: bool, mutation: Mutation, response: R
         }
     };
     let outcome = match (succeeded, mutation.replay) {
-        (false, _) => unit.fail_after_effects(&Reply::Stored(stored), REPLY_TTL).await,
-        (true, Replay::Sealed) => unit.commit_with(&sealed(&stored), REPLY_TTL).await,
-        (true, _) => unit.commit_with(&Reply::Stored(stored), REPLY_TTL).await,
+        (false, _) => unit.fail_after_effects(&Reply::Stored(stored), ttl).await,
+        (true, Replay::Sealed) => unit.commit_with(&sealed(&stored), ttl).await,
+        (true, _) => unit.commit_with(&Reply::Stored(stored), ttl).await,
     };
     answer(outcome, response)
 }
@@ -194,31 +145,5 @@ fn answer(outcome: Result<(), CommitError>, response: Response) -> Response {
     match outcome {
         Ok(()) => response,
         Err(error) => ApiError::from(error).into_response(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn key(value: &'static str) -> Result<Option<String>, ApiError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(KEY_HEADER, value.parse().unwrap());
-        read_key(&headers)
-    }
-
-    #[test]
-    fn quoted_and_bare_keys_are_the_same() {
-        assert_eq!(key("\"8e03978e-40d5\"").unwrap(), Some("8e03978e-40d5".into()));
-        assert_eq!(key("8e03978e-40d5").unwrap(), Some("8e03978e-40d5".into()));
-        assert_eq!(key(r#""a\"b\\c""#).unwrap(), Some(r#"a"b\c"#.into()));
-        assert_eq!(read_key(&HeaderMap::new()).unwrap(), None);
-    }
-
-    #[test]
-    fn a_malformed_quoted_key_is_refused() {
-        for text in ["\"", "\"abc", "\"a\"b\"", r#""a\x""#, "\"a\"; p=1"] {
-            assert!(key(text).is_err(), "{text}");
-        }
     }
 }
