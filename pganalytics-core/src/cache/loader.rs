@@ -1,57 +1,98 @@
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
+use chrono::{DateTime, Utc};
+use metrics::counter;
 use tokio::sync::OnceCell;
 
-use crate::cache::{Cache, CacheError, SetOptions};
+use crate::cache::expiry::after;
+use crate::cache::{Cache, CacheError, MemoryCache, MemoryCacheConfig, SetOptions};
+use crate::clock::Clock;
 use crate::random::{Random, RandomExt};
+
+/// Before each stored value: whether there is one, and until when it is fresh, in microseconds.
+const HEADER_BYTES: usize = 1 + 8;
 
 /// How a [`Loader`] stores what it has loaded.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct LoaderConfig {
-    /// The longest time for which a value is stored.
+    /// The longest time for which a value is fresh.
     pub ttl: Duration,
     /// The part of the TTL that is left to chance, 0.0 to 1.0 (0.1 unless told otherwise), so that values which were
     /// loaded together do not expire together.
     pub jitter: f64,
+    /// How long after its TTL a value is still served when its source fails; not at all unless told otherwise.
+    pub stale_for: Duration,
+    /// The longest time for which it is remembered that there is no value; not at all unless told otherwise.
+    pub negative_ttl: Duration,
+    /// What to do while the cache cannot answer.
+    pub when_away: WhenAway,
 }
 
-impl LoaderConfig {
-    /// Stores values for at most `ttl`.
-    pub fn new(ttl: Duration) -> Self {
-        Self { ttl, jitter: 0.1 }
-    }
+/// What a [`Loader`] does while its cache cannot answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhenAway {
+    /// It loads from the source, which must bear that.
+    #[default]
+    Bypass,
+    /// It serves what this process has seen last, as long as that is fresh or stale within
+    /// [`stale_for`](LoaderConfig::stale_for), and else loads from the source. Nobody can invalidate what is served so: not for
+    /// what decides who gets in. Costs a copy in this process of what is read, up to 16 MiB.
+    ServeStale,
+    /// It fails, to spare the source.
+    Refuse,
+}
 
-    /// Sets the part of the TTL that is left to chance; what lies outside of 0.0 to 1.0 becomes the nearer end.
-    #[must_use]
-    pub fn with_jitter(self, jitter: f64) -> Self {
-        Self { jitter: jitter.clamp(0.0, 1.0), ..self }
-    }
+/// Why nothing was loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError<E> {
+    /// The source failed; the same error for all who waited for this load.
+    #[error("the source of the value failed")]
+    Source(#[source] Arc<E>),
+    /// The cache could not answer, and the policy is [`WhenAway::Refuse`].
+    #[error("the cache is away")]
+    Away(#[source] Arc<CacheError>),
+    /// Another source of the same key had no value.
+    #[error("another source of the same key had no value")]
+    Absent,
 }
 
 /// Reads through a cache: what is not there is loaded from its source, once, however many ask for it at the same time.
 ///
 /// - Concurrent misses of a key in this process wait for one load. Another process makes its own.
-/// - A load that fails fails for all who wait for it, and is not remembered: the next call tries again.
+/// - A load that fails fails for all who wait for it, and is not remembered: the next call tries again. When the value is
+///   [not too stale](LoaderConfig::stale_for), it is served instead.
 /// - A caller that is dropped while it loads hands over to the next one that waits, which asks its own source.
-/// - The cache is a help, not a condition: when it fails, a value is loaded and served all the same. Each failure is counted
-///   in `pganalytics_loader_cache_errors_total` (label `cache`, the cache's name). A cache that hangs holds up the caller;
-///   put a [`TimeoutCache`](crate::cache::TimeoutCache) around it.
+/// - While the cache fails, the [policy](WhenAway) decides. A cache that hangs holds up the caller; put a
+///   [`TimeoutCache`](crate::cache::TimeoutCache) around it.
 ///
-/// A value that is invalidated while it is loaded may be stored in its old state after that. Where this matters, put the
-/// [generation](Cache::generation) of its group into the key, read before the load.
+/// A value that is invalidated while it is loaded may be stored in its old state after that. Where this matters, use
+/// [`load_in`](Self::load_in).
+///
+/// | metric | labels | |
+/// |---|---|---|
+/// | `pganalytics_loader_loads_total` | `cache` | the source was asked |
+/// | `pganalytics_loader_stale_total` | `cache` | a stale value was served |
+/// | `pganalytics_loader_cache_errors_total` | `cache` | the cache could not answer |
 #[derive(Debug)]
 pub struct Loader<E> {
     cache: Arc<dyn Cache>,
     config: LoaderConfig,
+    clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+    /// What this process has seen, for [`WhenAway::ServeStale`].
+    seen: Option<MemoryCache>,
     flights: Mutex<HashMap<String, Flight<E>>>,
 }
 
-type Landing<E> = Arc<OnceCell<Result<Bytes, Arc<E>>>>;
+type Loaded<E> = Result<Option<Bytes>, LoadError<E>>;
+type Landing<E> = Arc<OnceCell<Loaded<E>>>;
 
 #[derive(Debug)]
 struct Flight<E> {
@@ -60,51 +101,213 @@ struct Flight<E> {
     callers: usize,
 }
 
+/// What a cache held.
+#[derive(Debug)]
+struct Found {
+    value: Option<Bytes>,
+    fresh: bool,
+}
+
+impl LoaderConfig {
+    /// Values are fresh for at most `ttl`.
+    pub fn new(ttl: Duration) -> Self {
+        Self {
+            ttl,
+            jitter: 0.1,
+            stale_for: Duration::ZERO,
+            negative_ttl: Duration::ZERO,
+            when_away: WhenAway::default(),
+        }
+    }
+
+    /// Sets the part of the TTL that is left to chance; what lies outside of 0.0 to 1.0 becomes the nearer end.
+    #[must_use]
+    pub fn with_jitter(self, jitter: f64) -> Self {
+        Self { jitter: jitter.clamp(0.0, 1.0), ..self }
+    }
+
+    /// Sets how long after its TTL a value is still served when its source fails.
+    #[must_use]
+    pub fn with_stale_for(self, stale_for: Duration) -> Self {
+        Self { stale_for, ..self }
+    }
+
+    /// Sets the longest time for which it is remembered that there is no value.
+    #[must_use]
+    pub fn with_negative_ttl(self, negative_ttl: Duration) -> Self {
+        Self { negative_ttl, ..self }
+    }
+
+    /// Sets what to do while the cache cannot answer.
+    #[must_use]
+    pub fn with_policy(self, when_away: WhenAway) -> Self {
+        Self { when_away, ..self }
+    }
+}
+
 impl<E: Send + Sync + 'static> Loader<E> {
     /// A loader over a cache.
-    pub fn new(cache: Arc<dyn Cache>, config: LoaderConfig, random: Arc<dyn Random>) -> Self {
-        Self { cache, config, random, flights: Mutex::default() }
+    pub fn new(
+        cache: Arc<dyn Cache>,
+        config: LoaderConfig,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+    ) -> Self {
+        let seen = (config.when_away == WhenAway::ServeStale).then(|| {
+            let limits = MemoryCacheConfig::default().with_max_bytes(16 * 1024 * 1024);
+            MemoryCache::with_config(&limits, Arc::clone(&clock))
+        });
+        Self { cache, config, clock, random, seen, flights: Mutex::default() }
     }
 
     /// The value of the key, from the cache or else from its source. All callers of one key must mean the same source.
     ///
     /// # Errors
-    /// The source's error, the same one for all who waited for this load.
-    pub async fn load<F, S>(&self, key: &str, source: F) -> Result<Bytes, Arc<E>>
+    /// When the source failed, or the cache did and the policy is to refuse.
+    pub async fn load<F, S>(&self, key: &str, source: F) -> Result<Bytes, LoadError<E>>
     where
         F: FnOnce() -> S,
         S: Future<Output = Result<Bytes, E>>,
     {
-        let first = self.cache.get(key).await;
-        if let Ok(Some(value)) = first {
-            return Ok(value);
+        let some = || async { source().await.map(Some) };
+        self.load_optional(key, some).await?.ok_or(LoadError::Absent)
+    }
+
+    /// As [`load`](Self::load), under the current generation of a group: after `bump_generation` has returned, no
+    /// value that was loaded before is served, not even one that was being loaded then. The key may be up to 495 bytes long.
+    ///
+    /// # Errors
+    /// As of [`load`](Self::load).
+    pub async fn load_in<F, S>(&self, group: &str, key: &str, source: F) -> Result<Bytes, LoadError<E>>
+    where
+        F: FnOnce() -> S,
+        S: Future<Output = Result<Bytes, E>>,
+    {
+        match self.cache.generation(group).await {
+            Ok(generation) => self.load(&format!("{key}@{:016x}", generation.0), source).await,
+            Err(error) => {
+                self.count_failure();
+                if self.refuses(&error) {
+                    return Err(LoadError::Away(Arc::new(error)));
+                }
+                // Without the generation nothing that is stored can be trusted.
+                self.count_load();
+                source().await.map_err(|error| LoadError::Source(Arc::new(error)))
+            }
         }
-        let cache_works = self.count_failure(first).is_some();
+    }
+
+    /// As [`load`](Self::load), of what may not exist.
+    ///
+    /// # Errors
+    /// As of [`load`](Self::load).
+    pub async fn load_optional<F, S>(&self, key: &str, source: F) -> Result<Option<Bytes>, LoadError<E>>
+    where
+        F: FnOnce() -> S,
+        S: Future<Output = Result<Option<Bytes>, E>>,
+    {
+        let found = self.find(key).await;
+        let cache_works = found.is_ok();
+        let stale = match found {
+            Ok(Some(Found { value, fresh: true })) => return Ok(value),
+            Ok(stale) => stale,
+            Err(error) if self.refuses(&error) => return Err(LoadError::Away(Arc::new(error))),
+            Err(_) => {
+                if let Some(found) = self.recall(key).await {
+                    return Ok(self.serve_stale(found));
+                }
+                None
+            }
+        };
         let seat = self.join(key);
         let fly = || async {
             // Another load may have landed between the miss and this one.
-            if cache_works && let Some(Some(value)) = self.count_failure(self.cache.get(key).await) {
+            if cache_works && let Ok(Some(Found { value, fresh: true })) = self.find(key).await {
                 return Ok(value);
             }
-            let value = source().await.map_err(Arc::new)?;
-            let options = SetOptions::expiring_in(self.ttl());
-            self.count_failure(self.cache.set(key, value.clone(), &options).await);
-            Ok(value)
+            self.count_load();
+            match (source().await, stale) {
+                (Ok(value), _) => {
+                    self.store(key, value.as_ref()).await;
+                    Ok(value)
+                }
+                (Err(_), Some(stale)) => Ok(self.serve_stale(stale)),
+                (Err(error), None) => Err(LoadError::Source(Arc::new(error))),
+            }
         };
         seat.landing.get_or_init(fly).await.clone()
     }
 
-    fn count_failure<T>(&self, result: Result<T, CacheError>) -> Option<T> {
-        if result.is_err() {
-            let cache = self.cache.name();
-            metrics::counter!("pganalytics_loader_cache_errors_total", "cache" => cache).increment(1);
+    async fn find(&self, key: &str) -> Result<Option<Found>, CacheError> {
+        let stored = self.cache.get(key).await.inspect_err(|_| self.count_failure())?;
+        if let (Some(stored), Some(seen)) = (&stored, &self.seen) {
+            // This process's memory does not fail, and is a help only.
+            let _ = seen.set(key, stored.clone(), &SetOptions::expiring_in(self.longest())).await;
         }
-        result.ok()
+        Ok(stored.and_then(|stored| self.open(&stored)))
     }
 
-    fn ttl(&self) -> Duration {
+    /// What this process has seen last.
+    async fn recall(&self, key: &str) -> Option<Found> {
+        let stored = self.seen.as_ref()?.get(key).await.ok()??;
+        self.open(&stored)
+    }
+
+    async fn store(&self, key: &str, value: Option<&Bytes>) {
+        let ttl = if value.is_some() { self.config.ttl } else { self.config.negative_ttl };
+        if ttl.is_zero() {
+            return;
+        }
+        let fresh = self.jittered(ttl);
+        let kept = if value.is_some() { fresh.saturating_add(self.config.stale_for) } else { fresh };
+        let sealed = seal(value, after(self.clock.now(), fresh));
+        let options = SetOptions::expiring_in(kept);
+        if let Some(seen) = &self.seen {
+            let _ = seen.set(key, sealed.clone(), &options).await;
+        }
+        if self.cache.set(key, sealed, &options).await.is_err() {
+            self.count_failure();
+        }
+    }
+
+    /// `None` also for what is too stale, and for what another program has stored.
+    fn open(&self, stored: &Bytes) -> Option<Found> {
+        let (tag, rest) = stored.split_first()?;
+        let micros = i64::from_be_bytes(*rest.first_chunk()?);
+        let fresh_until = DateTime::from_timestamp_micros(micros)?;
+        let now = self.clock.now();
+        let value = (*tag == 1).then(|| stored.slice(HEADER_BYTES..));
+        let stale_for = if value.is_some() { self.config.stale_for } else { Duration::ZERO };
+        (now < after(fresh_until, stale_for)).then_some(Found { value, fresh: now < fresh_until })
+    }
+
+    fn serve_stale(&self, found: Found) -> Option<Bytes> {
+        if !found.fresh {
+            counter!("pganalytics_loader_stale_total", "cache" => self.cache.name()).increment(1);
+        }
+        found.value
+    }
+
+    fn refuses(&self, error: &CacheError) -> bool {
+        self.config.when_away == WhenAway::Refuse && matches!(error, CacheError::Backend(_))
+    }
+
+    fn count_load(&self) {
+        counter!("pganalytics_loader_loads_total", "cache" => self.cache.name()).increment(1);
+    }
+
+    fn count_failure(&self) {
+        counter!("pganalytics_loader_cache_errors_total", "cache" => self.cache.name()).increment(1);
+    }
+
+    fn jittered(&self, ttl: Duration) -> Duration {
         let part = 1.0 - self.config.jitter * self.random.next_fraction();
-        self.config.ttl.mul_f64(part).max(Duration::from_millis(1))
+        ttl.mul_f64(part).max(Duration::from_millis(1))
+    }
+
+    fn longest(&self) -> Duration {
+        let longest = self.config.ttl.max(self.config.negative_ttl).saturating_add(self.config.stale_for);
+        longest.max(Duration::from_millis(1))
     }
 
     fn join<'a>(&'a self, key: &'a str) -> Seat<'a, E> {
@@ -147,6 +350,25 @@ impl<E> Drop for Seat<'_, E> {
             flights.remove(self.key);
         }
     }
+}
+
+// Without a bound on `E`.
+impl<E> Clone for LoadError<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Source(error) => Self::Source(Arc::clone(error)),
+            Self::Away(error) => Self::Away(Arc::clone(error)),
+            Self::Absent => Self::Absent,
+        }
+    }
+}
+
+fn seal(value: Option<&Bytes>, fresh_until: DateTime<Utc>) -> Bytes {
+    let mut sealed = BytesMut::with_capacity(HEADER_BYTES + value.map_or(0, Bytes::len));
+    sealed.put_u8(value.is_some().into());
+    sealed.put_i64(fresh_until.timestamp_micros());
+    sealed.put_slice(value.map_or(&[], |value| value));
+    sealed.freeze()
 }
 
 #[cfg(test)]
@@ -193,8 +415,12 @@ mod tests {
     type TestLoader = Arc<Loader<String>>;
 
     fn loader(cache: impl Cache) -> TestLoader {
+        configured(cache, LoaderConfig::new(TTL), &ManualClock::new())
+    }
+
+    fn configured(cache: impl Cache, config: LoaderConfig, clock: &ManualClock) -> TestLoader {
         let random = Arc::new(SeededRandom::new(1));
-        Arc::new(Loader::new(Arc::new(cache), LoaderConfig::new(TTL), random))
+        Arc::new(Loader::new(Arc::new(cache), config, Arc::new(clock.clone()), random))
     }
 
     fn memory() -> MemoryCache {
@@ -207,7 +433,12 @@ mod tests {
         answer: Result<&'static str, &'static str>,
     ) -> tokio::task::JoinHandle<Result<Bytes, Arc<String>>> {
         let (loader, source) = (Arc::clone(loader), Arc::clone(source));
-        tokio::spawn(async move { loader.load("key", || source.ask(answer)).await })
+        tokio::spawn(async move {
+            loader.load("key", || source.ask(answer)).await.map_err(|error| match error {
+                LoadError::Source(error) => error,
+                other => panic!("{other:?}"),
+            })
+        })
     }
 
     async fn until(mut condition: impl FnMut() -> bool) {
@@ -316,7 +547,12 @@ mod tests {
         let clock = ManualClock::new();
         let cache: Arc<dyn Cache> = Arc::new(MemoryCache::new(Arc::new(clock.clone())));
         let config = LoaderConfig::new(TTL).with_jitter(0.5);
-        let loader = Loader::<()>::new(Arc::clone(&cache), config, Arc::new(SeededRandom::new(1)));
+        let loader = Loader::<()>::new(
+            Arc::clone(&cache),
+            config,
+            Arc::new(clock.clone()),
+            Arc::new(SeededRandom::new(1)),
+        );
         for key in 0..100 {
             loader.load(&key.to_string(), || async { Ok(Bytes::new()) }).await.unwrap();
         }
@@ -333,5 +569,94 @@ mod tests {
         assert!((20..80).contains(&live().await), "{} live on", live().await);
         clock.advance(TTL / 4 + Duration::from_millis(1));
         assert_eq!(live().await, 0);
+    }
+
+    async fn ask(loader: &TestLoader, answer: Result<&'static str, &'static str>) -> Option<Bytes> {
+        let answer = async || answer.map(Bytes::from).map_err(str::to_owned);
+        loader.load("key", answer).await.ok()
+    }
+
+    #[tokio::test]
+    async fn a_stale_value_is_served_while_the_source_fails() {
+        let clock = ManualClock::new();
+        let config = LoaderConfig::new(TTL).with_jitter(0.0).with_stale_for(TTL);
+        let loader = configured(MemoryCache::new(Arc::new(clock.clone())), config, &clock);
+        assert_eq!(ask(&loader, Ok("old")).await, Some(Bytes::from("old")));
+        clock.advance(TTL);
+        assert_eq!(ask(&loader, Err("down")).await, Some(Bytes::from("old")));
+        assert_eq!(ask(&loader, Ok("new")).await, Some(Bytes::from("new")), "the source is asked each time");
+        clock.advance(TTL * 2);
+        assert_eq!(ask(&loader, Err("down")).await, None);
+    }
+
+    #[tokio::test]
+    async fn absence_is_remembered_for_a_time_of_its_own() {
+        let clock = ManualClock::new();
+        let config = LoaderConfig::new(TTL).with_jitter(0.0).with_negative_ttl(TTL / 10).with_stale_for(TTL);
+        let loader = configured(MemoryCache::new(Arc::new(clock.clone())), config, &clock);
+        let calls = AtomicUsize::new(0);
+        let load = async |answer: Result<Option<&'static str>, String>| {
+            let count = async || {
+                calls.fetch_add(1, Ordering::SeqCst);
+                answer.map(|value| value.map(Bytes::from))
+            };
+            loader.load_optional("key", count).await.ok()
+        };
+        assert_eq!(load(Ok(None)).await, Some(None));
+        assert_eq!(load(Ok(Some("unseen"))).await, Some(None));
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
+        clock.advance(TTL / 10);
+        assert_eq!(load(Err("down".to_owned())).await, None, "absence does not outlive its time");
+        assert_eq!(load(Ok(Some("there"))).await, Some(Some(Bytes::from("there"))));
+    }
+
+    #[tokio::test]
+    async fn absence_is_not_remembered_unless_told() {
+        let loader = loader(memory());
+        assert_eq!(loader.load_optional("key", async || Ok(None)).await.unwrap(), None);
+        let there = loader.load_optional("key", async || Ok(Some(Bytes::from("there")))).await.unwrap();
+        assert_eq!(there, Some(Bytes::from("there")));
+    }
+
+    #[tokio::test]
+    async fn a_refusing_loader_spares_its_source() {
+        let cache = Faulty::new(memory());
+        let config = LoaderConfig::new(TTL).with_policy(WhenAway::Refuse);
+        let loader = configured(cache.clone(), config, &ManualClock::new());
+        cache.plan([Fault::Fail; 2]);
+        let source = Source::open();
+        let refused = loader.load("key", || source.ask(Ok("value"))).await;
+        assert!(matches!(refused, Err(LoadError::Away(_))), "{refused:?}");
+        let refused = loader.load_in("group", "key", || source.ask(Ok("value"))).await;
+        assert!(matches!(refused, Err(LoadError::Away(_))), "{refused:?}");
+        assert_eq!(source.calls(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_was_seen_last_is_served_while_the_cache_is_away() {
+        let (cache, clock) = (Faulty::new(memory()), ManualClock::new());
+        let config = LoaderConfig::new(TTL).with_jitter(0.0).with_policy(WhenAway::ServeStale);
+        let loader = configured(cache.clone(), config, &clock);
+        assert_eq!(ask(&loader, Ok("old")).await, Some(Bytes::from("old")));
+        cache.plan([Fault::Fail; 3]);
+        assert_eq!(ask(&loader, Err("not asked")).await, Some(Bytes::from("old")));
+        clock.advance(TTL);
+        assert_eq!(ask(&loader, Ok("new")).await, Some(Bytes::from("new")), "it is too old by now");
+    }
+
+    #[tokio::test]
+    async fn nothing_from_before_a_bump_is_served() {
+        let cache = Arc::new(memory());
+        let (loader, source) = (loader(Arc::clone(&cache)), Source::closed());
+        let early = {
+            let (loader, source) = (Arc::clone(&loader), Arc::clone(&source));
+            tokio::spawn(async move { loader.load_in("group", "key", || source.ask(Ok("old"))).await.ok() })
+        };
+        until(|| source.calls() == 1).await;
+        cache.bump_generation("group").await.unwrap();
+        source.gate.add_permits(100);
+        assert_eq!(early.await.unwrap(), Some(Bytes::from("old")), "it began before");
+        let late = loader.load_in("group", "key", || source.ask(Ok("new"))).await.unwrap();
+        assert_eq!(late, Bytes::from("new"));
     }
 }

@@ -1,5 +1,4 @@
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -7,6 +6,7 @@ use chrono::{DateTime, Utc};
 use moka::ops::compute::{CompResult, Op};
 use moka::policy::EvictionPolicy;
 
+use crate::cache::expiry::after;
 use crate::cache::{
     Cache, CacheError, Condition, Generation, SetOptions, SetOutcome, check_key, check_value,
 };
@@ -85,13 +85,6 @@ impl MemoryCache {
     fn live(&self, entry: Option<&Entry>) -> Option<Bytes> {
         entry.filter(|entry| self.clock.now() < entry.expires_at).map(|entry| entry.value.clone())
     }
-
-    fn expiry(&self, ttl: Duration) -> DateTime<Utc> {
-        self.clock
-            .now()
-            .checked_add_signed(chrono::Duration::from_std(ttl).unwrap_or(chrono::Duration::MAX))
-            .unwrap_or(DateTime::<Utc>::MAX_UTC)
-    }
 }
 
 #[async_trait]
@@ -107,7 +100,7 @@ impl Cache for MemoryCache {
 
     async fn set(&self, key: &str, value: Bytes, options: &SetOptions) -> Result<SetOutcome, CacheError> {
         check_value(key, &value, options)?;
-        let entry = Entry { value, expires_at: self.expiry(options.ttl) };
+        let entry = Entry { value, expires_at: after(self.clock.now(), options.ttl) };
         if options.condition == Condition::Always {
             self.entries.insert(key.to_owned(), entry).await;
             return Ok(SetOutcome::Stored);
