@@ -4,5 +4,15 @@
 
 #[path = "redis_adapters/contracts.rs"]
 mod contracts;
+#[path = "redis_adapters/failover.rs"]
+mod failover;
+#[path = "redis_adapters/faults.rs"]
+mod faults;
+#[path = "redis_adapters/line.rs"]
+mod line;
+#[path = "redis_adapters/near.rs"]
+mod near;
+#[path = "redis_adapters/notifier.rs"]
+mod notifier;
 #[path = "redis_adapters/servers.rs"]
 mod servers;

@@ -45,11 +45,22 @@ impl RedisSentinel {
         &self.sentinels[index].process
     }
 
-    /// Waits until the replica is the master; `false` when it is not after `limit`.
+    /// Waits until the replica is the master, and every sentinel that answers says so; `false` when not after `limit`.
     pub async fn failed_over(&self, limit: Duration) -> bool {
+        let question = format!("SENTINEL GET-MASTER-ADDR-BY-NAME {SENTINEL_MASTER}");
+        let port = self.replica.port().to_string();
         wait_until(limit, async || {
             let role = reply(self.replica.port(), None, "INFO replication").await;
-            role.is_some_and(|role| role.contains("role:master"))
+            if !role.is_some_and(|role| role.contains("role:master")) {
+                return false;
+            }
+            for sentinel in &self.sentinels {
+                let named = reply(sentinel.port, None, &question).await;
+                if named.is_some_and(|named| !named.contains(&port)) {
+                    return false;
+                }
+            }
+            true
         })
         .await
     }

@@ -84,17 +84,24 @@ impl Permit<'_> {
         }
     }
 
-    /// Opens at once when the failure is `decisive`.
-    pub(super) fn failed(mut self, decisive: bool) {
+    /// Opens at once when the failure is `decisive`. Whether it has opened.
+    pub(super) fn failed(mut self, decisive: bool) -> bool {
         self.settled = true;
         let mut state = self.breaker.lock();
         match *state {
             State::Closed { failures } if decisive || failures + 1 >= self.breaker.config.failures => {
                 self.breaker.open(&mut state, self.breaker.config.pause);
+                true
             }
-            State::Closed { failures } => *state = State::Closed { failures: failures + 1 },
-            State::Probing { pause } if self.probe => self.breaker.open(&mut state, pause * 2),
-            _ => {}
+            State::Closed { failures } => {
+                *state = State::Closed { failures: failures + 1 };
+                false
+            }
+            State::Probing { pause } if self.probe => {
+                self.breaker.open(&mut state, pause * 2);
+                true
+            }
+            _ => false,
         }
     }
 }
@@ -134,29 +141,33 @@ mod tests {
         let breaker = breaker();
         for outcome in [false, false, true, false, false] {
             let permit = breaker.admit().unwrap();
-            if outcome { permit.succeeded() } else { permit.failed(false) }
+            if outcome {
+                permit.succeeded();
+            } else {
+                assert!(!permit.failed(false));
+            }
         }
-        breaker.admit().unwrap().failed(false);
+        assert!(breaker.admit().unwrap().failed(false));
         assert!(breaker.admit().is_err());
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_decisive_failure_opens_it() {
         let breaker = breaker();
-        breaker.admit().unwrap().failed(true);
+        assert!(breaker.admit().unwrap().failed(true));
         assert!(breaker.admit().is_err());
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_call_at_a_time_probes_and_the_pauses_grow() {
         let breaker = breaker();
-        breaker.admit().unwrap().failed(true);
+        assert!(breaker.admit().unwrap().failed(true));
         for longest in [PAUSE, PAUSE * 2, PAUSE * 3, PAUSE * 3] {
             let waited = open(&breaker).await;
             assert!((longest / 2..=longest).contains(&waited), "{waited:?} of {longest:?}");
             let probe = breaker.admit().unwrap();
             assert!(breaker.admit().is_err(), "a second call while one probes");
-            probe.failed(false);
+            assert!(probe.failed(false));
         }
         open(&breaker).await;
         breaker.admit().unwrap().succeeded();
@@ -166,7 +177,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn cancelled_probe_leaves_the_next_call_to_probe() {
         let breaker = breaker();
-        breaker.admit().unwrap().failed(true);
+        assert!(breaker.admit().unwrap().failed(true));
         open(&breaker).await;
         drop(breaker.admit().unwrap());
         breaker.admit().unwrap().succeeded();
@@ -177,7 +188,7 @@ mod tests {
     async fn late_reply_from_before_does_not_close_it() {
         let breaker = breaker();
         let early = breaker.admit().unwrap();
-        breaker.admit().unwrap().failed(true);
+        assert!(breaker.admit().unwrap().failed(true));
         early.succeeded();
         assert!(breaker.admit().is_err());
     }

@@ -101,17 +101,18 @@ impl RedisClient {
             Ok(Err(failure)) => failure,
             Err(_) => Failure::Deadline(deadline),
         };
+        if failure.verdict() == Verdict::Works {
+            self.0.note_answer();
+            permit.succeeded();
+            return Err(failure);
+        }
         let silent =
             matches!(failure, Failure::Deadline(_)) && self.0.answered.load(Ordering::Relaxed) <= begun;
-        if silent {
+        // One node of a cluster says nothing of the others.
+        let clustered = matches!(self.config().topology, RedisTopology::Cluster(_));
+        if permit.failed(silent && !clustered) {
+            // The next attempt is to find out whether it was the connection.
             self.0.leave(None);
-        }
-        match failure.verdict() {
-            Verdict::Works => {
-                self.0.note_answer();
-                permit.succeeded();
-            }
-            Verdict::Elsewhere | Verdict::Broken => permit.failed(silent),
         }
         Err(failure)
     }

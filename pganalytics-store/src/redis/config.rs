@@ -78,7 +78,8 @@ pub struct RedisTls {
 ///
 /// A call that nobody answered until its deadline, while no other call was answered either, opens it at once; so do
 /// [`failures`](Self::failures) failed calls in a row. While it is open every call fails at once. After the pause one call
-/// is let through: when it succeeds all are, when it fails the pause doubles.
+/// is let through: when it succeeds all are, when it fails the pause doubles. In a cluster, where one node says nothing of the
+/// others, only failed calls in a row open it.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct RedisBreaker {

@@ -27,7 +27,11 @@ pub(crate) fn notifier(config: RedisConfig) -> Arc<dyn Notifier> {
 }
 
 pub(crate) fn single(server: &Redis) -> RedisConfig {
-    config(RedisTopology::Single(address(server.port())))
+    on_port(server.port())
+}
+
+pub(crate) fn on_port(port: u16) -> RedisConfig {
+    config(RedisTopology::Single(address(port)))
 }
 
 pub(crate) fn sentinel(servers: &RedisSentinel) -> RedisConfig {
