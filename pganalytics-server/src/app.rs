@@ -5,15 +5,17 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use metrics_exporter_prometheus::PrometheusHandle;
 use pganalytics_auth::local::{PasswordHasher, PasswordPolicy};
-use pganalytics_auth::token::{AccessTokenIssuer, CollectorTokenIssuer, KeySet};
+use pganalytics_auth::token::{AccessTokenIssuer, CollectorTokenIssuer, KeySet, RefreshTokens};
 use pganalytics_core::auth::AuthProvider;
 use pganalytics_core::clock::Clock;
 use pganalytics_core::ids::InstanceId;
 use pganalytics_core::random::Random;
+use pganalytics_core::revocation::Freshness;
 use pganalytics_core::secret::SecretString;
 use pganalytics_core::session::SessionStore;
 use pganalytics_core::tokens::TokenStore;
 use pganalytics_core::users::{PasswordHash, UserStore};
+use pganalytics_crypto::ed25519::Ed25519Signer;
 use pganalytics_store::postgres::Database;
 
 use crate::api::{ApiError, PushMemory, RateLimits};
@@ -46,6 +48,8 @@ pub struct Services {
     pub users: Arc<dyn UserStore>,
     /// Sessions.
     pub sessions: Arc<dyn SessionStore>,
+    /// What renews sessions.
+    pub refresh_tokens: RefreshTokens,
     /// API tokens.
     pub tokens: Arc<dyn TokenStore>,
     /// Who judges sign-ins.
@@ -54,6 +58,10 @@ pub struct Services {
     pub passwords: Arc<PasswordHasher>,
     /// Who a request comes from.
     pub identity: Arc<Identity>,
+    /// Whether this server hears of every revocation.
+    pub freshness: Freshness,
+    /// The keys that sign tokens.
+    pub signing_keys: Arc<Ed25519Signer>,
     /// The public keys of tokens.
     pub keys: Arc<KeySet>,
     /// Makes access tokens of users.

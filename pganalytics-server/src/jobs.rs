@@ -10,7 +10,8 @@ use pganalytics_core::idempotency::IdempotencyStore;
 use pganalytics_core::leader::{LeaderTask, Lease};
 use pganalytics_store::postgres::running_servers::{self, RunningServer};
 use pganalytics_store::postgres::{
-    PostgresIdempotency, PostgresLeader, StoreError, UnitOfWorkLimits, collectors, metrics,
+    PostgresIdempotency, PostgresLeader, PostgresNotifier, PostgresNotifierConfig, RevocationFeed,
+    RevocationFeedConfig, StoreError, UnitOfWorkLimits, collectors, metrics,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,9 @@ const SILENCE_MAX: TimeDelta = TimeDelta::seconds(60);
 
 /// How often a server forgets what it need not remember any more.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
+
+/// How often it is looked whether the signing key has had its time. The store decides which server replaces it.
+const ROTATION_DUE_EVERY: Duration = Duration::from_secs(3600);
 
 /// A server that dies is replaced as leader within this time.
 const LEASE: Duration = Duration::from_secs(15);
@@ -69,13 +73,16 @@ const LEADER_JOBS: [LeaderJob; 4] = [
 pub struct Background {
     stop: CancellationToken,
     tasks: JoinSet<()>,
+    revocations: RevocationFeed,
 }
 
 /// Starts the jobs of a server.
 pub fn start(app: App) -> Background {
-    let mut background = Background { stop: CancellationToken::new(), tasks: JoinSet::new() };
+    let revocations = hear_of_revocations(&app);
+    let mut background = Background { stop: CancellationToken::new(), tasks: JoinSet::new(), revocations };
     background.every(HEARTBEAT_EVERY, "heartbeat", app.clone(), heartbeat);
     background.every(FORGET_EVERY, "rate limits", app.clone(), forget_rates);
+    background.every(ROTATION_DUE_EVERY, "signing keys", app.clone(), rotate_signing_keys);
     for job in LEADER_JOBS {
         background.lead(app.clone(), job);
     }
@@ -87,6 +94,7 @@ impl Background {
     pub async fn stop(mut self) {
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
+        drop(self.revocations);
     }
 
     /// Runs a job now and then again after each pause. A failure is logged, and the job goes on.
@@ -120,6 +128,18 @@ impl Background {
     }
 }
 
+/// Has this server forget what any server revokes.
+fn hear_of_revocations(app: &App) -> RevocationFeed {
+    let notifier = PostgresNotifier::new(app.database.clone(), PostgresNotifierConfig::default());
+    RevocationFeed::start(
+        app.database.clone(),
+        Arc::new(notifier),
+        app.identity.clone(),
+        app.freshness.clone(),
+        RevocationFeedConfig::default(),
+    )
+}
+
 fn report(job: &'static str, outcome: Result<(), StoreError>) {
     if let Err(error) = outcome {
         ::metrics::counter!("pganalytics_job_failures_total", "job" => job).increment(1);
@@ -147,6 +167,15 @@ async fn forget_rates(app: App) -> Result<(), StoreError> {
     Ok(())
 }
 
+async fn rotate_signing_keys(app: App) -> Result<(), StoreError> {
+    match app.signing_keys.rotate_if_due().await {
+        Ok(Some(key)) => tracing::info!(%key, "the signing key has a successor"),
+        Ok(None) => {}
+        Err(error) => tracing::warn!(error = %error_chain(&error), "signing keys were not rotated"),
+    }
+    Ok(())
+}
+
 /// Makes the partitions of the coming days, and drops those whose time is over.
 async fn keep_partitions(app: App) -> Result<(), StoreError> {
     let settings = &app.config.metrics;
@@ -166,10 +195,13 @@ async fn keep_partitions(app: App) -> Result<(), StoreError> {
     connection.commit().await
 }
 
-/// Removes what is over: sessions, replies to idempotent requests, remembered log lines.
+/// Removes what is over: sessions, refresh families, replies to idempotent requests, remembered log lines.
 async fn sweep(app: App) -> Result<(), StoreError> {
     if let Err(error) = app.sessions.sweep(SWEEP_MAX).await {
         tracing::warn!(error = %error_chain(&error), "sessions were not swept");
+    }
+    if let Err(error) = app.refresh_tokens.sweep(SWEEP_MAX).await {
+        tracing::warn!(error = %error_chain(&error), "refresh families were not swept");
     }
     let replies = PostgresIdempotency::new(app.database.clone(), UnitOfWorkLimits::default());
     if let Err(error) = replies.sweep(SWEEP_MAX).await {

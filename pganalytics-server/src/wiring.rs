@@ -9,20 +9,22 @@ use pganalytics_auth::local::{
 };
 use pganalytics_auth::token::{
     AccessTokenIssuer, AccessTokenVerifier, ApiTokenDigester, CollectorTokenIssuer, CollectorTokenVerifier,
-    EmptyLegacySecret, KeySet, KeySetConfig, LegacyCollectorVerifier, TokenIssuerConfig, TokenVerifierConfig,
+    EmptyLegacySecret, KeySet, KeySetConfig, LegacyCollectorVerifier, RefreshTokens, RefreshTokensConfig,
+    TokenIssuerConfig, TokenVerifierConfig,
 };
 use pganalytics_core::auth::{AuthProvider, ProviderId};
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::ids::InstanceId;
 use pganalytics_core::keys::{KeyManager, KeyName};
 use pganalytics_core::random::{OsRandom, Random};
+use pganalytics_core::revocation::Freshness;
 use pganalytics_core::secret::SecretString;
 use pganalytics_core::signing::{MemorySigningKeyStore, Signer, SigningKeyStore};
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig, Ed25519SignerError};
 use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig, FileKeyManagerError};
 use pganalytics_store::postgres::{
-    Database, PostgresConfig, PostgresSessionStore, PostgresSigningKeyStore, PostgresTokenStore,
-    PostgresUserStore, StoreError,
+    Database, PostgresConfig, PostgresRefreshTokenStore, PostgresSessionStore, PostgresSigningKeyStore,
+    PostgresTokenStore, PostgresUserStore, StoreError,
 };
 
 use crate::api::{PushMemory, RateLimits};
@@ -144,13 +146,17 @@ fn assemble(
     process: Process,
     clock: Arc<dyn Clock>,
     database: Database,
-    signer: Arc<dyn Signer>,
+    signing_keys: Arc<Ed25519Signer>,
 ) -> Result<App, WiringError> {
+    let signer: Arc<dyn Signer> = signing_keys.clone();
     let random: Arc<dyn Random> = Arc::new(OsRandom);
     let users = Arc::new(PostgresUserStore::new(database.clone(), Arc::clone(&clock)));
     let sessions =
         Arc::new(PostgresSessionStore::new(database.clone(), Arc::clone(&clock), Arc::clone(&random)));
     let tokens = Arc::new(PostgresTokenStore::new(database.clone(), Arc::clone(&clock)));
+    let families = Arc::new(PostgresRefreshTokenStore::new(database.clone(), Arc::clone(&clock)));
+    let refresh_tokens = RefreshTokens::new(families, sessions.clone(), RefreshTokensConfig::default());
+    let freshness = Freshness::new();
     let passwords = Arc::new(password_hasher(&config.auth.passwords)?);
     let local = ProviderId(LOCAL_PROVIDER.into());
     let sign_in: Arc<dyn AuthProvider> =
@@ -159,6 +165,7 @@ fn assemble(
     let cookies = Cookies::new(config.http.public_url.scheme() == "https");
     let identity = Arc::new(Identity::new(IdentityServices {
         clock: Arc::clone(&clock),
+        freshness: freshness.clone(),
         cookies,
         database: database.clone(),
         users: users.clone(),
@@ -183,6 +190,8 @@ fn assemble(
         started_at: clock.now(),
         access_tokens: access_issuer(&config, &signer, &clock, &random),
         collector_tokens: collector_issuer(&config, &signer, &clock, &random),
+        freshness,
+        signing_keys,
         keys,
         rate_limits: RateLimits::new(&config.limits),
         push_memory: PushMemory::new(config.metrics.push_memory_bytes.get()),
@@ -194,6 +203,7 @@ fn assemble(
         database,
         users,
         sessions,
+        refresh_tokens,
         tokens,
         sign_in,
         passwords,
@@ -220,7 +230,7 @@ async fn signer(
     config: &KeyManagerConfig,
     store: Arc<dyn SigningKeyStore>,
     clock: &Arc<dyn Clock>,
-) -> Result<Arc<dyn Signer>, WiringError> {
+) -> Result<Arc<Ed25519Signer>, WiringError> {
     let wrapping = signing_key_wrapping();
     let keys = key_manager(config, clock)?;
     let signer = Ed25519Signer::connect(store, keys, Arc::clone(clock), Ed25519SignerConfig::new(wrapping));

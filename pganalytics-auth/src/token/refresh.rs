@@ -175,6 +175,14 @@ impl RefreshTokens {
         Ok(Some(family.session))
     }
 
+    /// Removes at most `limit` families that have ended, and yields how many.
+    ///
+    /// # Errors
+    /// When the store could not answer.
+    pub async fn sweep(&self, limit: u32) -> Result<u64, RefreshError> {
+        Ok(self.store.sweep(limit).await?)
+    }
+
     async fn go_on(
         &self,
         family: RefreshFamily,

@@ -167,7 +167,7 @@ impl Work {
         let Some(Underway { unit, outdated }) = self.guard.take() else { return Ok(()) };
         let outcome = unit.commit().await;
         for what in outdated {
-            self.origin.identity.forget(what).await;
+            self.origin.identity.forget(what);
         }
         Ok(outcome?)
     }

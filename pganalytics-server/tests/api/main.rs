@@ -12,4 +12,5 @@ mod documentation;
 mod hostile;
 mod protocol_push;
 mod protocol_tokens;
+mod refresh;
 mod users;

@@ -9,6 +9,7 @@ mod cluster;
 mod exactly_once;
 mod node;
 mod pushes;
+mod revocation;
 mod wire;
 
 use std::time::Duration;

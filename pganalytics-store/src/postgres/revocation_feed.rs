@@ -79,7 +79,7 @@ pub struct RevocationFeed {
 }
 
 impl RevocationFeed {
-    /// Starts reading, on a migrated database. Nothing is fresh until the first read.
+    /// Starts reading, on a migrated database. The freshness, which has not begun yet, begins with the first read.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -87,9 +87,9 @@ impl RevocationFeed {
         database: Database,
         notifier: Arc<dyn Notifier>,
         listener: Arc<dyn RevocationListener>,
+        freshness: Freshness,
         config: RevocationFeedConfig,
     ) -> Self {
-        let freshness = Freshness::new();
         let wake = Arc::new(Notify::new());
         let reader = Reader {
             database,
@@ -104,11 +104,6 @@ impl RevocationFeed {
         };
         let hearing = tokio::spawn(hear(notifier, wake));
         Self { freshness, tasks: [tokio::spawn(reader.run()), hearing] }
-    }
-
-    /// Whether what is remembered may be used.
-    pub fn freshness(&self) -> Freshness {
-        self.freshness.clone()
     }
 }
 

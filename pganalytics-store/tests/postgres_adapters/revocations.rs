@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use pganalytics_core::clock::SystemClock;
 use pganalytics_core::ids::{ApiTokenId, CollectorId, UserId};
 use pganalytics_core::random::OsRandom;
-use pganalytics_core::revocation::{RevocationListener, Revoked};
+use pganalytics_core::revocation::{Freshness, RevocationListener, Revoked};
 use pganalytics_core::session::{NewSession, SessionLifetimes, SessionStore};
 use pganalytics_store::postgres::{
     Database, Migrator, PostgresConfig, PostgresNotifier, PostgresNotifierConfig, PostgresSessionStore,
@@ -49,20 +49,22 @@ impl RevocationListener for Told {
     }
 }
 
+/// A feed under test, and what it says.
+struct Fed {
+    told: Arc<Told>,
+    freshness: Freshness,
+    _feed: RevocationFeed,
+}
+
 /// A feed whose notifications come over a line that may be dead.
-async fn feed(
-    polled: &Database,
-    heard: &Database,
-    config: RevocationFeedConfig,
-) -> (RevocationFeed, Arc<Told>) {
-    let told = Arc::new(Told::default());
-    let notifier = PostgresNotifier::new(heard.clone(), PostgresNotifierConfig::default());
-    let feed = RevocationFeed::start(polled.clone(), Arc::new(notifier), told.clone(), config);
-    let freshness = feed.freshness();
+async fn feed(polled: &Database, heard: &Database, config: RevocationFeedConfig) -> Fed {
+    let (told, freshness) = (Arc::new(Told::default()), Freshness::new());
+    let notifier = Arc::new(PostgresNotifier::new(heard.clone(), PostgresNotifierConfig::default()));
+    let feed = RevocationFeed::start(polled.clone(), notifier, told.clone(), freshness.clone(), config);
     assert!(wait_until(PATIENCE, async || freshness.is_fresh()).await);
     assert_eq!(told.all(), [None], "what was remembered before is of no worth");
     told.clear();
-    (feed, told)
+    Fed { told, freshness, _feed: feed }
 }
 
 /// Nothing listens there.
@@ -100,7 +102,7 @@ async fn whatever_ends_a_standing_is_told() {
     .await;
     let sessions = sessions(&database);
     let (token, session) = sessions.create(lasting()).await.unwrap();
-    let (_feed, told) = feed(&database, &database, RevocationFeedConfig::default()).await;
+    let Fed { told, _feed, .. } = feed(&database, &database, RevocationFeedConfig::default()).await;
 
     let user = Some(Revoked::User(UserId(id)));
     let collector = Some(Revoked::Collector(CollectorId(id)));
@@ -144,7 +146,7 @@ async fn whatever_ends_a_standing_is_told() {
 async fn notification_is_faster_than_the_poll() {
     let Some((_test, database)) = migrated().await else { return };
     let config = RevocationFeedConfig::default().with_poll(HOUR).with_bound(HOUR);
-    let (_feed, told) = feed(&database, &database, config).await;
+    let Fed { told, _feed, .. } = feed(&database, &database, config).await;
     // A subscription takes a moment, and what was revoked before it is left to the poll.
     let heard = async || {
         sessions(&database).revoke_user(ANNA).await.unwrap();
@@ -156,8 +158,7 @@ async fn notification_is_faster_than_the_poll() {
 #[tokio::test]
 async fn revocation_is_found_without_its_notification() {
     let Some((_test, database)) = migrated().await else { return };
-    let (feed, told) = feed(&database, &nowhere(), RevocationFeedConfig::default()).await;
-    let freshness = feed.freshness();
+    let Fed { told, freshness, _feed } = feed(&database, &nowhere(), RevocationFeedConfig::default()).await;
     for _ in 0..5 {
         told.clear();
         sessions(&database).revoke_user(ANNA).await.unwrap();
@@ -176,7 +177,7 @@ async fn revocation_is_found_without_its_notification() {
 #[tokio::test]
 async fn late_committing_transaction_is_not_missed() {
     let Some((_test, database)) = migrated().await else { return };
-    let (_feed, told) = feed(&database, &nowhere(), RevocationFeedConfig::default()).await;
+    let Fed { told, _feed, .. } = feed(&database, &nowhere(), RevocationFeedConfig::default()).await;
     let late = Revoked::User(UserId(Uuid::from_u128(50)));
     let mut transaction = database.begin().await.unwrap();
     revocations::record(&mut transaction, &late).await.unwrap();
@@ -195,7 +196,7 @@ async fn late_committing_transaction_is_not_missed() {
 #[tokio::test]
 async fn revocation_that_is_rolled_back_is_not_told() {
     let Some((_test, database)) = migrated().await else { return };
-    let (_feed, told) = feed(&database, &database, RevocationFeedConfig::default()).await;
+    let Fed { told, _feed, .. } = feed(&database, &database, RevocationFeedConfig::default()).await;
     let mut transaction = database.begin().await.unwrap();
     revocations::record(&mut transaction, &Revoked::User(ANNA)).await.unwrap();
     transaction.rollback().await.unwrap();
@@ -212,8 +213,7 @@ async fn silent_database_ends_the_freshness_within_the_bound() {
     let mut config = PostgresConfig::new(test.url().to_owned());
     config.direct_url = Some(proxy.url().to_owned().into());
     let reading = Database::connect(&config).await.unwrap();
-    let (feed, told) = feed(&reading, &nowhere(), RevocationFeedConfig::default()).await;
-    let freshness = feed.freshness();
+    let Fed { told, freshness, _feed } = feed(&reading, &nowhere(), RevocationFeedConfig::default()).await;
     proxy.fall_silent(true);
     let silent_since = Instant::now();
     sessions(&database).revoke_user(ANNA).await.unwrap();
@@ -229,7 +229,7 @@ async fn silent_database_ends_the_freshness_within_the_bound() {
 #[tokio::test]
 async fn terminated_connection_is_replaced_and_nothing_is_missed() {
     let Some((test, database)) = migrated().await else { return };
-    let (feed, told) = feed(&database, &database, RevocationFeedConfig::default()).await;
+    let Fed { told, freshness, _feed } = feed(&database, &database, RevocationFeedConfig::default()).await;
     let other = connect(test.url()).await;
     execute(
         &other,
@@ -239,7 +239,7 @@ async fn terminated_connection_is_replaced_and_nothing_is_missed() {
     )
     .await;
     assert!(told.hears(Some(Revoked::User(ANNA))).await);
-    assert!(wait_until(PATIENCE, async || feed.freshness().is_fresh()).await);
+    assert!(wait_until(PATIENCE, async || freshness.is_fresh()).await);
 }
 
 #[tokio::test]
@@ -250,9 +250,8 @@ async fn everything_is_forgotten_after_a_pause_in_which_rows_were_swept() {
     config.direct_url = Some(proxy.url().to_owned().into());
     let reading = Database::connect(&config).await.unwrap();
     let keep = RevocationFeedConfig::default().with_keep(Duration::from_secs(2));
-    let (feed, told) = feed(&reading, &nowhere(), keep).await;
+    let Fed { told, freshness, _feed } = feed(&reading, &nowhere(), keep).await;
     proxy.fall_silent(true);
-    let freshness = feed.freshness();
     assert!(wait_until(PATIENCE, async || !freshness.is_fresh()).await);
     let stale_since = Instant::now();
     assert!(wait_until(PATIENCE, async || stale_since.elapsed() > Duration::from_secs(1)).await);
@@ -279,7 +278,7 @@ async fn rows_are_swept_once_everybody_has_seen_them() {
     let config = RevocationFeedConfig::default()
         .with_poll(Duration::from_millis(50))
         .with_keep(Duration::from_millis(500));
-    let (_feed, told) = feed(&database, &database, config).await;
+    let Fed { told, _feed, .. } = feed(&database, &database, config).await;
     sessions(&database).revoke_user(ANNA).await.unwrap();
     let is_empty = async || {
         let count: i64 =

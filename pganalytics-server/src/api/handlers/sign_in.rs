@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, http::StatusCode};
 use chrono::{DateTime, Utc};
 use pganalytics_auth::principal::Principal;
-use pganalytics_auth::token::AccessGrant;
+use pganalytics_auth::token::{AccessGrant, JwksDocument, RefreshRefusal, RefreshTokenText, RefreshVerdict};
 use pganalytics_core::auth::{Attempt, AuthOutcome};
 use pganalytics_core::ids::UserId;
 use pganalytics_core::secret::SecretString;
@@ -52,15 +52,18 @@ struct Login {
 struct SignedIn {
     message: &'static str,
     /// To be repeated in the header `X-CSRF-Token` by clients that use cookies.
-    csrf_token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    csrf_token: Option<String>,
     /// The access token, by the name that some clients know.
     token: String,
     /// A JWT for `Authorization: Bearer`.
     access_token: String,
-    /// For `POST /api/v1/auth/refresh`.
-    refresh_token: String,
+    /// For `POST /api/v1/auth/refresh`, once: each use yields the next one. A browser that refreshes by its cookie gets none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<String>,
     /// The refresh token, by the name that some clients know.
-    session_token: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session_token: Option<String>,
     token_type: &'static str,
     /// Seconds that the access token is valid.
     expires_in: u64,
@@ -117,29 +120,41 @@ async fn begin_session(
     let new = NewSession::new(user.id, lifetimes, provider)
         .with_client(Some(meta.address), meta.user_agent.as_deref().map(str::to_owned));
     let (token, session) = app.sessions.create(new).await?;
-    answer_signed_in(app, user, &session, &token, message).await
+    let refresh = app.refresh_tokens.issue(&session).await.map_err(ApiError::unavailable)?;
+    let shown = Shown { cookie: Some(token), refresh: Some(refresh.text) };
+    answer_signed_in(app, user, &session, &shown, message).await
+}
+
+/// What the client holds of a session from now on.
+struct Shown {
+    cookie: Option<SessionToken>,
+    refresh: Option<RefreshTokenText>,
 }
 
 async fn answer_signed_in(
     app: &App,
     user: &User,
     session: &Session,
-    token: &SessionToken,
+    shown: &Shown,
     message: &'static str,
 ) -> Result<Response, ApiError> {
     let grant = AccessGrant { user: user.id, session: session.id, role: user.role, epoch: session.epoch };
     let access = app.access_tokens.issue(&grant).await.map_err(ApiError::unavailable)?;
     let access_token = access.text.expose().to_owned();
-    let csrf_token = cookies::csrf_token(token);
+    let csrf_token = shown.cookie.as_ref().map(cookies::csrf_token);
     let max_age = (session.expires_at - app.clock.now()).num_seconds().max(0).unsigned_abs();
-    let cookies = app.cookies.begin(token, &csrf_token, max_age).map_err(ApiError::internal)?;
+    let cookies = match shown.cookie.as_ref().zip(csrf_token.as_deref()) {
+        Some((token, csrf)) => app.cookies.begin(token, csrf, max_age).map_err(ApiError::internal)?.to_vec(),
+        None => Vec::new(),
+    };
+    let refresh_token = shown.refresh.as_ref().map(RefreshTokenText::expose);
     let body = SignedIn {
         message,
         csrf_token,
         token: access_token.clone(),
         access_token,
-        refresh_token: token.expose(),
-        session_token: token.expose(),
+        session_token: refresh_token.clone(),
+        refresh_token,
         token_type: "Bearer",
         expires_in: app.config.auth.access_token_lifetime_seconds.get(),
         expires_at: access.expires_at,
@@ -172,16 +187,43 @@ async fn refresh(
             ApiError::new(StatusCode::BAD_REQUEST, "Invalid JSON").with_details(error.to_string())
         })?,
     };
-    let token = match &given.refresh_token {
-        Some(text) => text.expose().parse().ok(),
-        None => app.cookies.session_token(&headers),
+    let (session, shown) = match &given.refresh_token {
+        Some(text) => refresh_by_token(&app, &headers, text).await?,
+        None => refresh_by_cookie(&app, &headers).await?,
     };
-    let Some(token) = token else { return Err(ApiError::unauthorized()) };
+    let user = app.users.find(session.user).await?.filter(|user| user.is_active);
+    let user = user.ok_or_else(ApiError::unauthorized)?;
+    answer_signed_in(&app, &user, &session, &shown, "Token refreshed").await
+}
+
+async fn refresh_by_token(
+    app: &App,
+    headers: &HeaderMap,
+    text: &SecretString,
+) -> Result<(Session, Shown), ApiError> {
+    let token: RefreshTokenText = text.expose().parse().map_err(|_| ApiError::unauthorized())?;
+    match app.refresh_tokens.refresh(&token).await.map_err(ApiError::unavailable)? {
+        RefreshVerdict::Refreshed { session, token } => {
+            let cookie = app.cookies.session_token(headers).filter(|cookie| cookie.id() == session.id);
+            Ok((*session, Shown { cookie, refresh: Some(token.text) }))
+        }
+        RefreshVerdict::Refused(refusal) => {
+            if let RefreshRefusal::Reused { session } = refusal {
+                app.identity.forget_session(session);
+                metrics::counter!("pganalytics_refresh_tokens_reused_total").increment(1);
+                tracing::warn!(%session, "a refresh token was used again: its session was ended");
+            }
+            Err(ApiError::unauthorized())
+        }
+        _ => Err(ApiError::unauthorized()),
+    }
+}
+
+async fn refresh_by_cookie(app: &App, headers: &HeaderMap) -> Result<(Session, Shown), ApiError> {
+    let token = app.cookies.session_token(headers).ok_or_else(ApiError::unauthorized)?;
     let session = app.sessions.load(&token).await?.ok_or_else(ApiError::unauthorized)?;
     app.sessions.touch(session.id).await?;
-    let user = app.users.find(session.user).await?.filter(|user| user.is_active);
-    answer_signed_in(&app, &user.ok_or_else(ApiError::unauthorized)?, &session, &token, "Token refreshed")
-        .await
+    Ok((session, Shown { cookie: Some(token), refresh: None }))
 }
 
 /// A few words on what was done.
@@ -202,7 +244,7 @@ async fn logout(
         && let Some(session) = principal.session()
     {
         app.sessions.delete(session).await?;
-        app.identity.forget_session(session).await;
+        app.identity.forget_session(session);
     }
     end_session_of(&app, &headers).await?;
     let cookies = app.cookies.end().map_err(ApiError::internal)?;
@@ -215,7 +257,7 @@ async fn end_session_of(app: &App, headers: &HeaderMap) -> Result<(), ApiError> 
         && let Some(session) = app.sessions.load(&token).await?
     {
         app.sessions.delete(session.id).await?;
-        app.identity.forget_session(session.id).await;
+        app.identity.forget_session(session.id);
     }
     Ok(())
 }
@@ -243,11 +285,16 @@ async fn methods() -> Json<Methods> {
 }
 
 /// The public keys of access tokens (RFC 7517).
-#[utoipa::path(get, path = "/.well-known/jwks.json", tag = "auth", responses((status = 200)))]
-async fn jwks(State(app): State<App>) -> Result<Response, ApiError> {
-    let keys = app.keys.jwks().await.map_err(ApiError::unavailable)?;
-    Ok(([(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"))], Json(keys))
-        .into_response())
+#[utoipa::path(get, path = "/.well-known/jwks.json", tag = "auth", responses((status = 200), (status = 304)))]
+async fn jwks(State(app): State<App>, headers: HeaderMap) -> Result<Response, ApiError> {
+    let document = JwksDocument::of(&app.keys, JwksDocument::MAX_AGE).await.map_err(ApiError::unavailable)?;
+    let caching = [(header::CACHE_CONTROL, document.cache_control()), (header::ETAG, document.etag.clone())];
+    let mut known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+    if known.any(|tags| document.is_known(tags)) {
+        return Ok((StatusCode::NOT_MODIFIED, caching).into_response());
+    }
+    let content_type = [(header::CONTENT_TYPE, JwksDocument::CONTENT_TYPE)];
+    Ok((caching, content_type, document.body).into_response())
 }
 
 /// The old and the new password.
@@ -335,7 +382,7 @@ async fn setup(
     begin_session(&app, &meta, &user, LOCAL_PROVIDER, "The first administrator was made").await
 }
 
-fn with_cookies(mut response: Response, cookies: [HeaderValue; 2]) -> Response {
+fn with_cookies(mut response: Response, cookies: impl IntoIterator<Item = HeaderValue>) -> Response {
     for cookie in cookies {
         response.headers_mut().append(header::SET_COOKIE, cookie);
     }

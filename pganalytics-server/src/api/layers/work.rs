@@ -49,7 +49,7 @@ pub(in crate::api) async fn run(
                 let response = finish(unit, handle.key_maker(), mutation, response).await;
                 // Whether it was committed is not always known, and forgetting in vain is harmless.
                 for what in outdated {
-                    app.identity.forget(what).await;
+                    app.identity.forget(what);
                 }
                 response
             }
