@@ -1,8 +1,11 @@
 //! Benchmarks, each beside its peer in the same run: `cargo run --release -p benches -- [NAME…]`.
 
 mod cache_hit;
+mod cache_redis;
+mod cache_tiered;
 mod http_auth;
 mod ingest;
+mod redis_server;
 mod report;
 
 use clap::{Parser, Subcommand};
@@ -43,6 +46,12 @@ async fn main() -> anyhow::Result<()> {
     let mut results = Vec::new();
     if wanted(cache_hit::NAME) {
         results.push(cache_hit::run(cli.rounds).await?);
+    }
+    if wanted(cache_redis::NAME) {
+        results.extend(cache_redis::run(cli.rounds).await?);
+    }
+    if wanted(cache_tiered::NAME) {
+        results.extend(cache_tiered::run(cli.rounds).await?);
     }
     if wanted(http_auth::NAME) {
         results.push(http_auth::run(cli.rounds).await?);

@@ -9,6 +9,8 @@ mod contracts;
 mod faults;
 #[path = "postgres_adapters/leader.rs"]
 mod leader;
+#[path = "postgres_adapters/near.rs"]
+mod near;
 #[path = "postgres_adapters/notifier.rs"]
 mod notifier;
 #[path = "postgres_adapters/outbox.rs"]
