@@ -1,4 +1,4 @@
-//! The pgAnalytics reference server and its collector.
+#![doc = include_str!("../README.md")]
 
 pub mod api;
 pub mod app;

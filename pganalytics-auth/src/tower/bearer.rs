@@ -6,9 +6,13 @@ use http::header::AUTHORIZATION;
 pub fn bearer_token(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
-    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
-    let is_token = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
-    (scheme.eq_ignore_ascii_case("bearer") && is_token).then_some(token)
+    let value = value.as_bytes();
+    let (scheme, token) = value.split_at(value.iter().position(|byte| *byte == b' ')?);
+    let token = &token[1..];
+    // Looks at every byte, which the compiler does many at a time.
+    let is_graphic = token.iter().fold(true, |so_far, byte| so_far & byte.is_ascii_graphic());
+    let is_token = !token.is_empty() && is_graphic && scheme.eq_ignore_ascii_case(b"bearer");
+    if is_token { str::from_utf8(token).ok() } else { None }
 }
 
 #[cfg(test)]

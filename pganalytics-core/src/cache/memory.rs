@@ -82,8 +82,8 @@ impl MemoryCache {
         Self { entries, generations, clock, random: Arc::new(OsRandom) }
     }
 
-    fn live(&self, entry: Option<&Entry>) -> Option<Bytes> {
-        entry.filter(|entry| self.clock.now() < entry.expires_at).map(|entry| entry.value.clone())
+    fn live(&self, entry: Option<Entry>) -> Option<Bytes> {
+        entry.filter(|entry| self.clock.now() < entry.expires_at).map(|entry| entry.value)
     }
 }
 
@@ -94,8 +94,9 @@ impl Cache for MemoryCache {
     }
 
     async fn get(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
-        check_key(key)?;
-        Ok(self.live(self.entries.get(key).await.as_ref()))
+        // Under a key that is none, nothing was ever stored: a hit needs no check.
+        let Some(entry) = self.entries.get(key).await else { return check_key(key).map(|()| None) };
+        Ok(self.live(Some(entry)))
     }
 
     async fn set(&self, key: &str, value: Bytes, options: &SetOptions) -> Result<SetOutcome, CacheError> {
@@ -109,7 +110,7 @@ impl Cache for MemoryCache {
             .entries
             .entry(key.to_owned())
             .and_compute_with(|current| {
-                let current = self.live(current.map(moka::Entry::into_value).as_ref());
+                let current = self.live(current.map(moka::Entry::into_value));
                 let holds = match &options.condition {
                     Condition::Always => true,
                     Condition::IfAbsent => current.is_none(),
@@ -126,7 +127,7 @@ impl Cache for MemoryCache {
 
     async fn delete(&self, key: &str) -> Result<bool, CacheError> {
         check_key(key)?;
-        Ok(self.live(self.entries.remove(key).await.as_ref()).is_some())
+        Ok(self.live(self.entries.remove(key).await).is_some())
     }
 
     async fn compare_and_delete(&self, key: &str, expected: &[u8]) -> Result<bool, CacheError> {
@@ -135,7 +136,7 @@ impl Cache for MemoryCache {
             .entries
             .entry(key.to_owned())
             .and_compute_with(|current| {
-                let current = self.live(current.map(moka::Entry::into_value).as_ref());
+                let current = self.live(current.map(moka::Entry::into_value));
                 let equal = current.is_some_and(|value| value == expected);
                 std::future::ready(if equal { Op::Remove } else { Op::Nop })
             })
