@@ -23,7 +23,7 @@ const MASTER_CHECK: Duration = Duration::from_secs(1);
 /// effect.
 ///
 /// With Sentinel, calls go to the master; a demoted one is left when it says so, when it falls silent, or at the latest a
-/// second after a sentinel knows of another.
+/// second after all sentinels know of another (they tell each other every two seconds).
 #[derive(Clone)]
 pub struct RedisClient(Arc<Inner>);
 

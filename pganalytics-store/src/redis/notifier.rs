@@ -33,8 +33,8 @@ pub struct RedisNotifierConfig {
 
 /// PUBLISH, and SUBSCRIBE on one connection for all subscriptions, opened with the first.
 ///
-/// While there is no connection every subscription yields a `Gap` four times a second, so that nobody takes what it
-/// knows for fresh; the last one comes when messages can come again. With Sentinel both follow the master; in a cluster
+/// While there is no connection every subscription yields a `Gap` with each attempt to get one, so that nobody takes what
+/// it knows for fresh; the last one comes when messages can come again. With Sentinel both follow the master; in a cluster
 /// all messages of a channel go by way of the node that a key of the channel's name would be on.
 #[derive(Clone, Debug)]
 pub struct RedisNotifier {

@@ -17,7 +17,7 @@ const DEADLINE: Duration = Duration::from_millis(300);
 const GRACE: Duration = Duration::from_millis(300);
 
 /// A call that the breaker does not let through.
-const AT_ONCE: Duration = Duration::from_millis(50);
+const AT_ONCE: Duration = Duration::from_millis(150);
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
