@@ -130,7 +130,7 @@ impl<C: Cache> Cache for InvalidatedCache<C> {
         check_key(group)?;
         // Nothing that was stored under an earlier number may be found.
         let drawn = if self.is_live() {
-            self.link.hash(&(group, self.link.stamp(Kind::Group, group)))
+            self.link.hash((group, self.link.stamp(Kind::Group, group)))
         } else {
             OsRandom.next_u64()
         };

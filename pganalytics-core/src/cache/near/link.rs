@@ -1,6 +1,6 @@
 use std::collections::HashSet;
 use std::fmt;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash};
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -129,9 +129,7 @@ impl Link {
     }
 
     pub(super) fn stamp(&self, kind: Kind, name: &str) -> Stamp {
-        let hash = self.hash(&(kind, name));
-        let counter = (hash as usize % COUNTERS) as u32;
-        self.stamp_of(counter)
+        self.stamp_of(self.shared.counter_of(kind, name))
     }
 
     pub(super) fn is_current(&self, stamp: &Stamp) -> bool {
@@ -139,10 +137,8 @@ impl Link {
     }
 
     /// A number that only this process draws from what it hashes.
-    pub(super) fn hash(&self, what: &impl Hash) -> u64 {
-        let mut hasher = self.shared.hasher.build_hasher();
-        what.hash(&mut hasher);
-        hasher.finish()
+    pub(super) fn hash(&self, what: impl Hash) -> u64 {
+        self.shared.hasher.hash_one(what)
     }
 
     pub(super) fn flush(&self) {
@@ -219,6 +215,10 @@ impl fmt::Debug for Link {
 }
 
 impl Shared {
+    fn counter_of(&self, kind: Kind, name: &str) -> u32 {
+        (self.hasher.hash_one((kind, name)) as usize % COUNTERS) as u32
+    }
+
     async fn listen(self: Arc<Self>) {
         loop {
             self.flush();
@@ -244,9 +244,8 @@ impl Shared {
             // Our own changes have been applied before they were told.
             Some((sender, Message::Changed(..))) if sender == self.sender => {}
             Some((_, Message::Changed(kind, name))) => {
-                let mut hasher = self.hasher.build_hasher();
-                (kind, name).hash(&mut hasher);
-                self.counters[hasher.finish() as usize % COUNTERS].fetch_add(1, Ordering::AcqRel);
+                let counter = self.counter_of(kind, name);
+                self.counters[counter as usize].fetch_add(1, Ordering::AcqRel);
                 self.invalidations.increment(1);
             }
             Some((_, Message::ChangedAll)) | None => self.flush(),
