@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -25,16 +25,15 @@ use pganalytics_core::signing::{MemorySigningKeyStore, Signer};
 use pganalytics_core::users::Role;
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig};
 use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
+use crate::load;
 use crate::report::{Better, Round, Summary};
 
 pub(crate) const NAME: &str = "http_auth_overhead/bare_axum";
 
-const CONNECTIONS: usize = 16;
-const REQUESTS_A_CONNECTION: usize = 6_000;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(rounds: u32) -> anyhow::Result<Summary> {
@@ -76,16 +75,10 @@ impl Server {
     }
 
     async fn requests_per_cpu_second(&self) -> anyhow::Result<f64> {
-        let before = cpu_seconds(self.process.id())?;
-        let clients =
-            (0..CONNECTIONS).map(|_| tokio::spawn(client(self.address.clone(), self.token.clone())));
-        let clients: Vec<_> = clients.collect();
-        for client in clients {
-            tokio::time::timeout(DEADLINE, client).await???;
-        }
-        let spent = cpu_seconds(self.process.id())? - before;
-        ensure!(spent > 0.0, "the server spent no processor time");
-        Ok((CONNECTIONS * REQUESTS_A_CONNECTION) as f64 / spent)
+        let (address, token) = (&self.address, &self.token);
+        let request =
+            format!("GET /item HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\r\n");
+        load::requests_per_cpu_second(self.process.id(), address, &request).await
     }
 }
 
@@ -95,34 +88,6 @@ impl Drop for Server {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-async fn client(address: String, token: String) -> anyhow::Result<()> {
-    let mut stream = TcpStream::connect(&address).await?;
-    stream.set_nodelay(true)?;
-    let request = format!("GET /item HTTP/1.1\r\nhost: {address}\r\nauthorization: Bearer {token}\r\n\r\n");
-    let mut buffer = vec![0; 4096];
-    for _ in 0..REQUESTS_A_CONNECTION {
-        stream.write_all(request.as_bytes()).await?;
-        let mut read = 0;
-        // The answer is small and ends with its JSON object.
-        while read == 0 || buffer[read - 1] != b'}' {
-            let more = stream.read(&mut buffer[read..]).await?;
-            ensure!(more > 0, "the server closed the connection");
-            read += more;
-        }
-        ensure!(buffer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&buffer[..read]));
-    }
-    Ok(())
-}
-
-/// User and system time of a process (proc(5), `/proc/pid/stat`, fields 14 and 15), in ticks of 10 ms.
-fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, fields) = stat.rsplit_once(") ").context("the name ends")?;
-    let fields: Vec<&str> = fields.split(' ').collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(ticks as f64 / 100.0)
 }
 
 #[derive(Debug)]

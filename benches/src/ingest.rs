@@ -1,8 +1,6 @@
 //! Pushes over HTTP until they are committed, beside a bare COPY of the same rows in the same transactions: the same
 //! durable server, the same table, in turn.
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -10,24 +8,23 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures::TryStreamExt;
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_store::postgres::metrics::ensure_partitions;
-use pganalytics_store::postgres::{Database, Migrator, PostgresConfig};
-use pganalytics_testkit::{Child, LocalPostgres, Profile, free_port, private_postgres, wait_until};
-use serde_json::{Value, json};
+use pganalytics_store::postgres::{Database, PostgresConfig};
+use pganalytics_testkit::{LocalPostgres, Profile, private_postgres};
+use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 
 use crate::report::{Better, Round, Summary};
+use crate::server::{Cluster, Server};
 
 pub(crate) const NAME: &str = "ingest/raw_copy";
 const DATABASE_CPU: &str = "ingest/raw_copy_database_cpu";
 
 const SAMPLE: &str =
     include_str!("../../pganalytics-store/tests/vectors/protocol/quirk-normal-full-push.json");
-const REGISTRATION_SECRET: &str = "registration secret of a benchmark";
 const PUSHES: usize = 40;
 
 /// Collection cycles of all types in each push.
 const CYCLES: usize = 4;
-const LIMIT: Duration = Duration::from_secs(60);
 
 /// What one side took.
 #[derive(Clone, Copy, Debug)]
@@ -38,9 +35,9 @@ struct Cost {
 
 pub(crate) async fn run(rounds: u32) -> anyhow::Result<Vec<Summary>> {
     let postgres = private_postgres(Profile::Durable).await.context("PostgreSQL is not installed")?;
-    // The client of the benchmark speaks no TLS, but has to be told what it would use.
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let server = Server::start(&postgres).await?;
+    let cluster = Cluster::prepare(&postgres).await?;
+    let server = cluster.serve().await?;
+    let token = server.register().await?;
     let database = Database::connect(&PostgresConfig::new(postgres.url())).await?;
     let mut connection = database.direct().await?;
     let start = SystemClock.now() - TimeDelta::hours(1);
@@ -50,7 +47,7 @@ pub(crate) async fn run(rounds: u32) -> anyhow::Result<Vec<Summary>> {
     // The first round warms up.
     for round in 0..=rounds {
         empty(&mut connection).await?;
-        let ours = measure(&postgres, server.push_all(&bodies)).await?;
+        let ours = measure(&postgres, push_all(&server, &token, &bodies)).await?;
         let batches = written(&mut connection).await?;
         ensure!(batches.len() == PUSHES, "each push is one transaction");
         let rows = count(&mut connection).await?;
@@ -69,73 +66,13 @@ pub(crate) async fn run(rounds: u32) -> anyhow::Result<Vec<Summary>> {
     ])
 }
 
-/// The program as an operator runs it.
-struct Server {
-    url: String,
-    token: String,
-    http: reqwest::Client,
-    _process: Child,
-    _folder: tempfile::TempDir,
-}
-
-impl Server {
-    async fn start(postgres: &LocalPostgres) -> anyhow::Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let file = |name: &str| folder.path().join(name);
-        std::fs::write(file("database-url"), postgres.url())?;
-        std::fs::write(file("registration-secret"), REGISTRATION_SECRET)?;
-        let database = Database::connect(&PostgresConfig::new(postgres.url())).await?;
-        Migrator::new().up(&database, None).await?;
-        let port = free_port();
-        let program = || -> anyhow::Result<Command> {
-            let mut command = Command::new(beside_this("pganalytics-api")?);
-            command
-                .env("PGA__DATABASE__URL__FILE", file("database-url"))
-                .env("PGA__COLLECTORS__REGISTRATION_SECRET__FILE", file("registration-secret"))
-                .env("PGA__KEYS__TYPE", "file")
-                .env("PGA__KEYS__PATH", file("keys"))
-                .env("PGA__HTTP__LISTEN", format!("127.0.0.1:{port}"));
-            Ok(command)
-        };
-        let made = program()?.args(["keys", "init"]).stdout(Stdio::null()).status()?;
-        ensure!(made.success(), "the keys cannot be made");
-        let mut serve = program()?;
-        serve.arg("serve");
-        let process = Child::spawn("pganalytics-api", serve)?;
-        let url = format!("http://127.0.0.1:{port}/api/v1");
-        // Nothing is asked over TLS.
-        let http = reqwest::Client::builder().tls_certs_only([]).timeout(LIMIT).build()?;
-        let health = format!("{url}/health/ready");
-        let ready = wait_until(LIMIT, || async {
-            http.get(&health).send().await.is_ok_and(|response| response.status() == 200)
-        });
-        ensure!(ready.await, "the server does not become ready: {}", process.log());
-        let registered: Value = http
-            .post(format!("{url}/collectors/register"))
-            .header("X-Registration-Secret", REGISTRATION_SECRET)
-            .json(&json!({ "name": "bench", "hostname": "bench", "version": "3.3.0" }))
-            .send()
-            .await?
-            .json()
-            .await?;
-        let token = registered["token"].as_str().context("a token")?.to_owned();
-        Ok(Self { url, token, http, _process: process, _folder: folder })
+async fn push_all(server: &Server, token: &str, bodies: &[String]) -> anyhow::Result<()> {
+    for body in bodies {
+        let request = server.post("/metrics/push").bearer_auth(token).body(body.clone());
+        let answer: Value = request.send().await?.error_for_status()?.json().await?;
+        ensure!(answer["metrics_skipped"] == 0 && answer["duplicates"] == 0, "{answer}");
     }
-
-    async fn push_all(&self, bodies: &[String]) -> anyhow::Result<()> {
-        for body in bodies {
-            let request = self.http.post(format!("{}/metrics/push", self.url)).bearer_auth(&self.token);
-            let answer: Value = request.body(body.clone()).send().await?.error_for_status()?.json().await?;
-            ensure!(answer["metrics_skipped"] == 0 && answer["duplicates"] == 0, "{answer}");
-        }
-        Ok(())
-    }
-}
-
-fn beside_this(program: &str) -> anyhow::Result<PathBuf> {
-    let path = std::env::current_exe()?.with_file_name(program);
-    ensure!(path.is_file(), "{} is not built: `make bench` builds it", path.display());
-    Ok(path)
+    Ok(())
 }
 
 /// Bodies as the field collector sends them.

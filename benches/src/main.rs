@@ -4,9 +4,14 @@ mod cache_hit;
 mod cache_redis;
 mod cache_tiered;
 mod http_auth;
+mod idempotency;
 mod ingest;
+mod load;
 mod redis_server;
 mod report;
+mod revocation;
+mod server;
+mod session_check;
 
 use clap::{Parser, Subcommand};
 
@@ -58,6 +63,15 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted(ingest::NAME) {
         results.extend(ingest::run(cli.rounds).await?);
+    }
+    if wanted(session_check::NAME) {
+        results.push(session_check::run(cli.rounds).await?);
+    }
+    if wanted(idempotency::NAME) {
+        results.extend(idempotency::run(cli.rounds).await?);
+    }
+    if wanted(revocation::NAME) {
+        results.push(revocation::run(cli.rounds).await?);
     }
     report::write(&results)
 }
