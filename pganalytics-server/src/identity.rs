@@ -275,6 +275,7 @@ impl Authenticator for Identity {
 /// What other servers have revoked, and this one.
 impl RevocationListener for Identity {
     fn forget(&self, revoked: &Revoked) {
+        metrics::counter!("pganalytics_revocations_heard_total", "kind" => kind(revoked)).increment(1);
         match revoked {
             Revoked::Session(id) => self.forget_session(*id),
             Revoked::Collector(id) => self.forget(Outdated::Collector(*id)),
@@ -284,8 +285,20 @@ impl RevocationListener for Identity {
     }
 
     fn forget_everything(&self) {
+        metrics::counter!("pganalytics_revocations_heard_total", "kind" => "everything").increment(1);
         self.forget(Outdated::Users);
         self.collectors.forget_all();
+    }
+}
+
+/// For metrics.
+fn kind(revoked: &Revoked) -> &'static str {
+    match revoked {
+        Revoked::Session(_) => "session",
+        Revoked::User(_) => "user",
+        Revoked::Collector(_) => "collector",
+        Revoked::ApiToken(_) => "api_token",
+        _ => "other",
     }
 }
 

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
 use pganalytics_core::idempotency::IdempotencyStore;
@@ -138,6 +138,16 @@ fn hear_of_revocations(app: &App) -> RevocationFeed {
         app.freshness.clone(),
         RevocationFeedConfig::default(),
     )
+}
+
+/// Sets the gauges that say whether this server hears of revocations. To be called when they are read, since whatever
+/// keeps it from hearing may keep it from saying so.
+pub(crate) fn report_freshness(app: &App) {
+    let bound = RevocationFeedConfig::default().bound;
+    let until = app.freshness.until();
+    let age = until.map(|until| (Instant::now() + bound).saturating_duration_since(until).as_secs_f64());
+    ::metrics::gauge!("pganalytics_revocations_read_age_seconds").set(age.unwrap_or(f64::INFINITY));
+    ::metrics::gauge!("pganalytics_revocations_fresh").set(f64::from(u8::from(app.freshness.is_fresh())));
 }
 
 fn report(job: &'static str, outcome: Result<(), StoreError>) {

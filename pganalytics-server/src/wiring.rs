@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use pganalytics_auth::local::{
@@ -125,8 +126,25 @@ pub async fn services_with_clock(
 ) -> Result<App, WiringError> {
     let database = database(&config.database)?;
     let store = Arc::new(PostgresSigningKeyStore::new(database.clone()));
-    let signer = signer(&config.keys, store, &clock).await?;
+    let signer = signer(&config, store, &clock).await?;
     assemble(config, process, clock, database, signer)
+}
+
+/// The keys that sign tokens. Makes the first one where there is none.
+///
+/// # Errors
+/// When the database cannot be reached or the keys cannot be used.
+pub async fn signing_keys(config: &ServerConfig) -> Result<Arc<Ed25519Signer>, WiringError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    signer(config, signing_key_store(config)?, &clock).await
+}
+
+/// Where the keys lie that sign tokens. No connection is opened yet.
+///
+/// # Errors
+/// When an address cannot be read.
+pub fn signing_key_store(config: &ServerConfig) -> Result<Arc<dyn SigningKeyStore>, WiringError> {
+    Ok(Arc::new(PostgresSigningKeyStore::new(database(&config.database)?)))
 }
 
 /// Services that reach no database: enough to describe the API, too little to serve it.
@@ -137,7 +155,7 @@ pub async fn unconnected_services(config: ServerConfig, process: Process) -> Res
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let database = Database::new(&PostgresConfig::new("postgres://localhost".to_owned()))
         .map_err(WiringError::Database)?;
-    let signer = signer(&config.keys, Arc::new(MemorySigningKeyStore::default()), &clock).await?;
+    let signer = signer(&config, Arc::new(MemorySigningKeyStore::default()), &clock).await?;
     assemble(config, process, clock, database, signer)
 }
 
@@ -155,7 +173,7 @@ fn assemble(
         Arc::new(PostgresSessionStore::new(database.clone(), Arc::clone(&clock), Arc::clone(&random)));
     let tokens = Arc::new(PostgresTokenStore::new(database.clone(), Arc::clone(&clock)));
     let families = Arc::new(PostgresRefreshTokenStore::new(database.clone(), Arc::clone(&clock)));
-    let refresh_tokens = RefreshTokens::new(families, sessions.clone(), RefreshTokensConfig::default());
+    let refresh_tokens = RefreshTokens::new(families, sessions.clone(), refresh_tokens_config(&config));
     let freshness = Freshness::new();
     let passwords = Arc::new(password_hasher(&config.auth.passwords)?);
     let local = ProviderId(LOCAL_PROVIDER.into());
@@ -227,13 +245,15 @@ pub fn check(config: &ServerConfig) -> Result<(), WiringError> {
 }
 
 async fn signer(
-    config: &KeyManagerConfig,
+    config: &ServerConfig,
     store: Arc<dyn SigningKeyStore>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<Ed25519Signer>, WiringError> {
-    let wrapping = signing_key_wrapping();
-    let keys = key_manager(config, clock)?;
-    let signer = Ed25519Signer::connect(store, keys, Arc::clone(clock), Ed25519SignerConfig::new(wrapping));
+    let days = config.auth.signing_key_rotation_days.get();
+    let rotate_every = Duration::from_secs(days * 24 * 3600);
+    let settings = Ed25519SignerConfig::new(signing_key_wrapping()).with_rotate_every(rotate_every);
+    let keys = key_manager(&config.keys, clock)?;
+    let signer = Ed25519Signer::connect(store, keys, Arc::clone(clock), settings);
     Ok(Arc::new(signer.await.map_err(WiringError::SigningKeys)?))
 }
 
@@ -273,6 +293,10 @@ fn issuer_name(config: &ServerConfig) -> &str {
 
 fn verifier(config: &ServerConfig, audience: &str) -> TokenVerifierConfig {
     TokenVerifierConfig::new(issuer_name(config), audience)
+}
+
+fn refresh_tokens_config(config: &ServerConfig) -> RefreshTokensConfig {
+    RefreshTokensConfig::default().with_grace(config.auth.refresh_token_grace_seconds.as_duration())
 }
 
 fn access_issuer(

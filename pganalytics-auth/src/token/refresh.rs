@@ -71,6 +71,8 @@ pub enum RefreshVerdict {
         session: Box<Session>,
         /// The token that takes its place.
         token: IssuedRefreshToken,
+        /// Whether it was given out before, to a client that lost the reply or asked twice.
+        is_repeated: bool,
     },
     /// It is not accepted. The client is told one and the same thing for all reasons.
     Refused(RefreshRefusal),
@@ -150,8 +152,10 @@ impl RefreshTokens {
     pub async fn refresh(&self, shown: &RefreshTokenText) -> Result<RefreshVerdict, RefreshError> {
         let (successor, proposed) = shown.propose_successor();
         match self.store.rotate(&shown.digests(), &proposed, self.config.grace).await? {
-            RefreshOutcome::Rotated(family) => self.go_on(family, successor).await,
-            RefreshOutcome::Repeated { family, salt } => self.go_on(family, shown.successor(&salt)).await,
+            RefreshOutcome::Rotated(family) => self.go_on(family, successor, false).await,
+            RefreshOutcome::Repeated { family, salt } => {
+                self.go_on(family, shown.successor(&salt), true).await
+            }
             RefreshOutcome::Reused(RefreshFamily { session, .. }) => {
                 self.sessions.delete(session).await?;
                 Ok(RefreshVerdict::Refused(RefreshRefusal::Reused { session }))
@@ -187,6 +191,7 @@ impl RefreshTokens {
         &self,
         family: RefreshFamily,
         text: RefreshTokenText,
+        is_repeated: bool,
     ) -> Result<RefreshVerdict, RefreshError> {
         let session = match self.sessions.touch(family.session).await? {
             true => self.sessions.find(family.session).await?,
@@ -196,6 +201,7 @@ impl RefreshTokens {
             Some(session) => RefreshVerdict::Refreshed {
                 session: Box::new(session),
                 token: IssuedRefreshToken { text, expires_at: family.expires_at },
+                is_repeated,
             },
             None => RefreshVerdict::Refused(RefreshRefusal::SessionOver),
         })

@@ -46,7 +46,7 @@ impl Installation {
         token: &RefreshTokenText,
     ) -> Result<(Session, IssuedRefreshToken), RefreshRefusal> {
         match self.tokens.refresh(token).await.unwrap() {
-            RefreshVerdict::Refreshed { session, token } => Ok((*session, token)),
+            RefreshVerdict::Refreshed { session, token, .. } => Ok((*session, token)),
             RefreshVerdict::Refused(refusal) => Err(refusal),
             other => panic!("{other:?}"),
         }

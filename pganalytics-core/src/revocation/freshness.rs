@@ -23,6 +23,12 @@ impl Freshness {
         self.since_origin(Instant::now()) < self.until.load(Ordering::Acquire)
     }
 
+    /// Until when it lasts, or lasted; `None` if it never began or was ended.
+    pub fn until(&self) -> Option<Instant> {
+        let nanos = self.until.load(Ordering::Acquire);
+        (nanos > 0).then(|| self.origin + Duration::from_nanos(nanos))
+    }
+
     /// Lets what is remembered be used until then. To be called when everything up to `bound` before then was forgotten.
     pub fn extend(&self, until: Instant) {
         self.until.fetch_max(self.since_origin(until), Ordering::AcqRel);
@@ -55,13 +61,15 @@ mod tests {
     #[test]
     fn it_is_fresh_only_until_then() {
         let freshness = Freshness::new();
-        assert!(!freshness.is_fresh());
+        assert!(!freshness.is_fresh() && freshness.until().is_none());
         let now = Instant::now();
-        freshness.extend(now + Duration::from_secs(3600));
+        let later = now + Duration::from_secs(3600);
+        freshness.extend(later);
         freshness.extend(now);
         assert!(freshness.clone().is_fresh(), "a later end stays");
+        assert_eq!(freshness.until(), Some(later));
         freshness.end();
-        assert!(!freshness.is_fresh());
+        assert!(!freshness.is_fresh() && freshness.until().is_none());
         freshness.extend(now);
         assert!(!freshness.is_fresh());
     }

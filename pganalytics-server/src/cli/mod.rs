@@ -47,7 +47,7 @@ enum Command {
     /// Make and change users from the command line, for when nobody can sign in.
     #[command(subcommand)]
     User(user::UserCommand),
-    /// Make the keys of a new installation.
+    /// Make the keys of a new installation; list and rotate those that sign tokens.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
     /// Check, show and explain the configuration.
@@ -81,7 +81,7 @@ async fn run(cli: Cli) -> Result<(), Failure> {
         Command::Doctor(command) => doctor::run(command, file).await,
         Command::Serve(command) => serve::run(command, load(file)?).await,
         Command::Migrate(command) => migrate::run(command, load(file)?).await,
-        Command::Keys(command) => keys::run(command, &load(file)?),
+        Command::Keys(command) => keys::run(command, &load(file)?).await,
         Command::User(command) => user::run(command, load(file)?).await,
     }
 }

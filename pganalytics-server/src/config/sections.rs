@@ -110,10 +110,15 @@ impl Default for DatabaseConfig {
 pub struct AuthConfig {
     /// Seconds that an access token is valid.
     pub access_token_lifetime_seconds: Seconds<30, 3600>,
-    /// Seconds without a request after which a session ends.
+    /// Seconds without a request after which a session ends. A refresh counts as one.
     pub session_idle_seconds: Seconds<60, 2_592_000>,
-    /// Seconds after which a session ends in any case.
+    /// Seconds after which a session ends in any case, and its refresh tokens with it.
     pub session_lifetime_seconds: Seconds<60, 31_536_000>,
+    /// Seconds for which a refresh token that was used is still taken from a client that lost the reply. Later it counts
+    /// as stolen, and its session ends. With 0 a lost reply costs the session.
+    pub refresh_token_grace_seconds: Seconds<0, 60>,
+    /// Days after which the key that signs tokens is replaced. What it signed stays valid.
+    pub signing_key_rotation_days: Bounded<7, 365>,
     /// Whether the first administrator can be made through the API while there is no user.
     pub setup_enabled: bool,
     /// Local passwords.
@@ -126,6 +131,8 @@ impl Default for AuthConfig {
             access_token_lifetime_seconds: Seconds::new(300),
             session_idle_seconds: Seconds::new(24 * 3600),
             session_lifetime_seconds: Seconds::new(7 * 24 * 3600),
+            refresh_token_grace_seconds: Seconds::new(10),
+            signing_key_rotation_days: Bounded::new(30),
             setup_enabled: false,
             passwords: PasswordConfig::default(),
         }

@@ -13,4 +13,6 @@ mod hostile;
 mod protocol_push;
 mod protocol_tokens;
 mod refresh;
+mod signing_keys;
+mod stolen;
 mod users;

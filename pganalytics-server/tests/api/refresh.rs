@@ -8,12 +8,13 @@ use serde_json::{Value, json};
 
 use crate::common::{TestServer, answer};
 
-struct SignedIn {
-    cookies: String,
-    body: Value,
+pub(crate) struct SignedIn {
+    pub(crate) cookies: String,
+    pub(crate) body: Value,
 }
 
-async fn sign_in(server: &TestServer) -> SignedIn {
+/// Another session of the user `ada`.
+pub(crate) async fn sign_in(server: &TestServer) -> SignedIn {
     let login = json!({ "username": "ada", "password": "correct horse battery staple" });
     let response = server.post("/auth/login").json(&login).send().await.unwrap();
     assert_eq!(response.status(), 200);
@@ -23,11 +24,11 @@ async fn sign_in(server: &TestServer) -> SignedIn {
     SignedIn { cookies: cookies.join("; "), body: response.json().await.unwrap() }
 }
 
-async fn refresh(server: &TestServer, token: &Value) -> (StatusCode, Value) {
+pub(crate) async fn refresh(server: &TestServer, token: &Value) -> (StatusCode, Value) {
     answer(server.post("/auth/refresh").json(&json!({ "refresh_token": token }))).await
 }
 
-async fn me(server: &TestServer, token: &Value) -> StatusCode {
+pub(crate) async fn me(server: &TestServer, token: &Value) -> StatusCode {
     answer(server.get("/auth/me").bearer_auth(token.as_str().unwrap())).await.0
 }
 
@@ -80,6 +81,72 @@ async fn other_texts_are_no_refresh_tokens() {
         assert_eq!(refresh(&server, &json!(text)).await.0, 401, "{text}");
     }
     assert_eq!(refresh(&server, &body["refresh_token"]).await.0, 200);
+}
+
+#[tokio::test]
+async fn logout_takes_a_refresh_token_alone_and_never_tells_whether_it_was_known() {
+    let Some(server) = TestServer::start().await else { return };
+    server.sign_in("ada", Role::User).await;
+    let (kept, left) = (sign_in(&server).await, sign_in(&server).await);
+    let (_, next) = refresh(&server, &left.body["refresh_token"]).await;
+    let stranger = json!(format!("pgr_{}", "A".repeat(64)));
+    let mut answers = Vec::new();
+    // Also one that was replaced, twice, and what is no refresh token.
+    for token in
+        [&stranger, &left.body["refresh_token"], &left.body["refresh_token"], &json!("x"), &json!(null)]
+    {
+        let logout = server.post("/auth/logout").json(&json!({ "refresh_token": token }));
+        answers.push(answer(logout).await);
+    }
+    assert_eq!(answers[0].0, 200);
+    assert!(answers.windows(2).all(|pair| pair[0] == pair[1]), "{answers:?}");
+    assert_eq!(me(&server, &left.body["access_token"]).await, 401);
+    assert_eq!(me(&server, &next["access_token"]).await, 401);
+    assert_eq!(refresh(&server, &next["refresh_token"]).await.0, 401);
+    assert_eq!(answer(server.get("/auth/me").header("cookie", left.cookies)).await.0, 401);
+    assert_eq!(me(&server, &kept.body["access_token"]).await, 200);
+    assert_eq!(refresh(&server, &kept.body["refresh_token"]).await.0, 200);
+    assert_eq!(answer(server.post("/auth/logout").body("{")).await.0, 400);
+}
+
+#[tokio::test]
+async fn operators_see_what_sign_ins_and_refreshes_came_to() {
+    let Some(server) = TestServer::start().await else { return };
+    let admin = server.sign_in("ada", Role::Admin).await;
+    let wrong = json!({ "username": "ada", "password": "not the password" });
+    assert_eq!(answer(server.post("/auth/login").json(&wrong)).await.0, 401);
+    let SignedIn { body, .. } = sign_in(&server).await;
+    for status in [200, 200] {
+        assert_eq!(refresh(&server, &body["refresh_token"]).await.0, status);
+    }
+    server.clock.advance(Duration::from_secs(10));
+    assert_eq!(refresh(&server, &body["refresh_token"]).await.0, 401);
+    let request = server.raw_request(reqwest::Method::GET, "/metrics").bearer_auth(admin);
+    let metrics = request.send().await.unwrap().text().await.unwrap();
+    for line in [
+        "pganalytics_sign_ins_total{outcome=\"accepted\"} ",
+        "pganalytics_sign_ins_total{outcome=\"refused\"} ",
+        "pganalytics_refreshes_total{outcome=\"rotated\"} ",
+        "pganalytics_refreshes_total{outcome=\"repeated\"} ",
+        "pganalytics_refreshes_total{outcome=\"reused\"} ",
+        // Nobody reads revocations here.
+        "pganalytics_revocations_fresh 0\n",
+        "pganalytics_revocations_read_age_seconds inf\n",
+    ] {
+        assert!(metrics.contains(line), "{line} is missing in:\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn the_grace_for_lost_replies_can_be_set() {
+    let without_grace = TestServer::start_with(|config| {
+        config.auth.refresh_token_grace_seconds = pganalytics_server::config::Bounded::new(0);
+    });
+    let Some(server) = without_grace.await else { return };
+    server.sign_in("ada", Role::User).await;
+    let SignedIn { body, .. } = sign_in(&server).await;
+    assert_eq!(refresh(&server, &body["refresh_token"]).await.0, 200);
+    assert_eq!(refresh(&server, &body["refresh_token"]).await.0, 401);
 }
 
 #[tokio::test]

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use pganalytics_core::ids::{CollectorId, UserId};
 use pganalytics_core::random::OsRandom;
 use pganalytics_core::secret::SecretString;
@@ -95,8 +95,7 @@ impl TestServer {
         // Whichever test comes first sets it for all.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let lifecycle = Lifecycle::new();
-        let prometheus = PrometheusBuilder::new().build_recorder().handle();
-        let process = wiring::Process { prometheus, lifecycle: lifecycle.clone() };
+        let process = wiring::Process { prometheus: prometheus(), lifecycle: lifecycle.clone() };
         let app = wiring::services_with_clock(config, process, Arc::new(clock.clone())).await;
         let app = app.expect("wire the services");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen on loopback");
@@ -225,7 +224,14 @@ fn configuration(folder: &Path, database_url: &str) -> ServerConfig {
     config
 }
 
-async fn migrate(url: String) -> Result<(), MigrateError> {
+/// The metrics of the process, which all its servers share.
+fn prometheus() -> PrometheusHandle {
+    static HANDLE: OnceLock<PrometheusHandle> = OnceLock::new();
+    let install = || PrometheusBuilder::new().install_recorder().expect("nobody else installs a recorder");
+    HANDLE.get_or_init(install).clone()
+}
+
+pub(crate) async fn migrate(url: String) -> Result<(), MigrateError> {
     let database = connect(&url).await?;
     Migrator::new().up(&database, None).await?;
     database.pool().close().await;

@@ -11,6 +11,7 @@ use utoipa_axum::routes;
 
 use crate::api::{Access, Permission, Routes};
 use crate::app::App;
+use crate::jobs;
 use crate::lifecycle::Phase;
 
 /// How long the database may take to answer a health check.
@@ -98,6 +99,7 @@ async fn version() -> Json<Version> {
 /// Metrics of this server in the text format of Prometheus.
 #[utoipa::path(get, path = "/metrics", tag = "health", responses((status = 200, content_type = "text/plain")))]
 async fn prometheus(State(app): State<App>) -> Response {
+    jobs::report_freshness(&app);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], app.prometheus.render()).into_response()
 }
 

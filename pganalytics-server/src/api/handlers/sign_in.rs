@@ -8,7 +8,7 @@ use axum::{Extension, http::StatusCode};
 use chrono::{DateTime, Utc};
 use pganalytics_auth::principal::Principal;
 use pganalytics_auth::token::{AccessGrant, JwksDocument, RefreshRefusal, RefreshTokenText, RefreshVerdict};
-use pganalytics_core::auth::{Attempt, AuthOutcome};
+use pganalytics_core::auth::{Attempt, AuthOutcome, ProviderId};
 use pganalytics_core::ids::UserId;
 use pganalytics_core::secret::SecretString;
 use pganalytics_core::session::{NewSession, Session, SessionLifetimes, SessionToken};
@@ -83,13 +83,22 @@ async fn login(
     headers: HeaderMap,
     ApiJson(body): ApiJson<Login>,
 ) -> Result<Response, ApiError> {
+    let judged = judge_sign_in(&app, &meta, body).await;
+    let outcome = judged.as_ref().map_or_else(refusal_name, |_| "accepted");
+    metrics::counter!("pganalytics_sign_ins_total", "outcome" => outcome).increment(1);
+    let (user, provider) = judged?;
+    // A session that somebody may have planted in this browser ends here.
+    end_session_of(&app, &headers).await?;
+    begin_session(&app, &meta, &user, &provider.0, "Login successful").await
+}
+
+async fn judge_sign_in(app: &App, meta: &RequestMeta, body: Login) -> Result<(User, ProviderId), ApiError> {
     app.rate_limits.sign_in(meta.address)?;
     let attempt = Attempt::Password { username: body.username, password: body.password };
     let identity = match app.sign_in.attempt(&attempt).await? {
         AuthOutcome::Accepted(identity) => identity,
         AuthOutcome::Refused(refusal) => {
             tracing::info!(?refusal, address = %meta.address, "sign-in refused");
-            metrics::counter!("pganalytics_sign_ins_total", "outcome" => "refused").increment(1);
             return Err(ApiError::invalid_credentials());
         }
         AuthOutcome::NotMine | AuthOutcome::Continue(_) => return Err(ApiError::invalid_credentials()),
@@ -98,11 +107,16 @@ async fn login(
         Some(id) => app.users.find(id).await?,
         None => None,
     };
-    let user = user.ok_or_else(ApiError::invalid_credentials)?;
-    metrics::counter!("pganalytics_sign_ins_total", "outcome" => "accepted").increment(1);
-    // A session that somebody may have planted in this browser ends here.
-    end_session_of(&app, &headers).await?;
-    begin_session(&app, &meta, &user, &identity.provider.0, "Login successful").await
+    Ok((user.ok_or_else(ApiError::invalid_credentials)?, identity.provider))
+}
+
+/// For metrics: whose fault it is.
+fn refusal_name(error: &ApiError) -> &'static str {
+    match error.status() {
+        StatusCode::UNAUTHORIZED => "refused",
+        StatusCode::TOO_MANY_REQUESTS => "limited",
+        _ => "failed",
+    }
 }
 
 async fn begin_session(
@@ -164,66 +178,80 @@ async fn answer_signed_in(
 }
 
 /// A refresh token; left out by browsers, which have the cookie.
-#[derive(Debug, Default, Deserialize, ToSchema)]
-struct Refresh {
+#[derive(Debug, Deserialize, ToSchema)]
+struct GivenRefreshToken {
     #[schema(value_type = Option<String>)]
     refresh_token: Option<SecretString>,
 }
 
+impl GivenRefreshToken {
+    /// One client of the web interface sends no body at all, and no content type.
+    fn of(body: Result<Bytes, BytesRejection>) -> Result<Option<SecretString>, ApiError> {
+        let body = body.map_err(|rejection| refuse_body(&rejection))?;
+        if body.is_empty() {
+            return Ok(None);
+        }
+        let given: Self = serde_json::from_slice(&body).map_err(|error| {
+            ApiError::new(StatusCode::BAD_REQUEST, "Invalid JSON").with_details(error.to_string())
+        })?;
+        Ok(given.refresh_token)
+    }
+}
+
 /// Gives a new access token to a session that lives.
-#[utoipa::path(post, path = "/api/v1/auth/refresh", tag = "auth", request_body = Option<Refresh>, responses(
-    (status = 200, body = SignedIn), (status = 401, body = ErrorBody),
+#[utoipa::path(post, path = "/api/v1/auth/refresh", tag = "auth", request_body = Option<GivenRefreshToken>, responses(
+    (status = 200, body = SignedIn), (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+    (status = 503, body = ErrorBody),
 ))]
 async fn refresh(
     State(app): State<App>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
-    let body = body.map_err(|rejection| refuse_body(&rejection))?;
-    // One client of the web interface sends no body at all, and no content type.
-    let given: Refresh = match body.is_empty() {
-        true => Refresh::default(),
-        false => serde_json::from_slice(&body).map_err(|error| {
-            ApiError::new(StatusCode::BAD_REQUEST, "Invalid JSON").with_details(error.to_string())
-        })?,
+    let renewal = match GivenRefreshToken::of(body)? {
+        Some(text) => refresh_by_token(&app, &headers, &text).await,
+        None => refresh_by_cookie(&app, &headers).await,
     };
-    let (session, shown) = match &given.refresh_token {
-        Some(text) => refresh_by_token(&app, &headers, text).await?,
-        None => refresh_by_cookie(&app, &headers).await?,
-    };
+    let outcome = renewal.as_ref().map_or_else(refusal_name, |renewal| renewal.outcome);
+    metrics::counter!("pganalytics_refreshes_total", "outcome" => outcome).increment(1);
+    let (session, shown) = renewal?.renewed.ok_or_else(ApiError::unauthorized)?;
     let user = app.users.find(session.user).await?.filter(|user| user.is_active);
     let user = user.ok_or_else(ApiError::unauthorized)?;
     answer_signed_in(&app, &user, &session, &shown, "Token refreshed").await
 }
 
-async fn refresh_by_token(
-    app: &App,
-    headers: &HeaderMap,
-    text: &SecretString,
-) -> Result<(Session, Shown), ApiError> {
+/// What a refresh came to.
+struct Renewal {
+    /// For metrics.
+    outcome: &'static str,
+    /// The session that goes on, if one does.
+    renewed: Option<(Session, Shown)>,
+}
+
+async fn refresh_by_token(app: &App, headers: &HeaderMap, text: &SecretString) -> Result<Renewal, ApiError> {
     let token: RefreshTokenText = text.expose().parse().map_err(|_| ApiError::unauthorized())?;
     match app.refresh_tokens.refresh(&token).await.map_err(ApiError::unavailable)? {
-        RefreshVerdict::Refreshed { session, token } => {
+        RefreshVerdict::Refreshed { session, token, is_repeated } => {
             let cookie = app.cookies.session_token(headers).filter(|cookie| cookie.id() == session.id);
-            Ok((*session, Shown { cookie, refresh: Some(token.text) }))
+            let shown = Shown { cookie, refresh: Some(token.text) };
+            let outcome = if is_repeated { "repeated" } else { "rotated" };
+            Ok(Renewal { outcome, renewed: Some((*session, shown)) })
         }
-        RefreshVerdict::Refused(refusal) => {
-            if let RefreshRefusal::Reused { session } = refusal {
-                app.identity.forget_session(session);
-                metrics::counter!("pganalytics_refresh_tokens_reused_total").increment(1);
-                tracing::warn!(%session, "a refresh token was used again: its session was ended");
-            }
-            Err(ApiError::unauthorized())
+        RefreshVerdict::Refused(RefreshRefusal::Reused { session }) => {
+            app.identity.forget_session(session);
+            tracing::warn!(%session, "a refresh token was used again: its session was ended");
+            Ok(Renewal { outcome: "reused", renewed: None })
         }
-        _ => Err(ApiError::unauthorized()),
+        _ => Ok(Renewal { outcome: "refused", renewed: None }),
     }
 }
 
-async fn refresh_by_cookie(app: &App, headers: &HeaderMap) -> Result<(Session, Shown), ApiError> {
+async fn refresh_by_cookie(app: &App, headers: &HeaderMap) -> Result<Renewal, ApiError> {
     let token = app.cookies.session_token(headers).ok_or_else(ApiError::unauthorized)?;
     let session = app.sessions.load(&token).await?.ok_or_else(ApiError::unauthorized)?;
     app.sessions.touch(session.id).await?;
-    Ok((session, Shown { cookie: Some(token), refresh: None }))
+    let shown = Shown { cookie: Some(token), refresh: None };
+    Ok(Renewal { outcome: "by_cookie", renewed: Some((session, shown)) })
 }
 
 /// A few words on what was done.
@@ -234,12 +262,19 @@ pub(super) struct Message {
 }
 
 /// Ends the session, and with it every token of it.
-#[utoipa::path(post, path = "/api/v1/auth/logout", tag = "auth", responses((status = 200, body = Message)))]
+///
+/// A refresh token in the body is enough, without any other credential. As in RFC 7009 the answer is the same for one that is
+/// unknown or over.
+#[utoipa::path(post, path = "/api/v1/auth/logout", tag = "auth", request_body = Option<GivenRefreshToken>, responses(
+    (status = 200, body = Message), (status = 400, body = ErrorBody), (status = 503, body = ErrorBody),
+))]
 async fn logout(
     State(app): State<App>,
     principal: Option<Extension<Principal>>,
     headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
+    let given = GivenRefreshToken::of(body)?;
     if let Some(Extension(principal)) = principal
         && let Some(session) = principal.session()
     {
@@ -247,6 +282,11 @@ async fn logout(
         app.identity.forget_session(session);
     }
     end_session_of(&app, &headers).await?;
+    if let Some(Ok(token)) = given.map(|text| text.expose().parse::<RefreshTokenText>())
+        && let Some(session) = app.refresh_tokens.revoke(&token).await.map_err(ApiError::unavailable)?
+    {
+        app.identity.forget_session(session);
+    }
     let cookies = app.cookies.end().map_err(ApiError::internal)?;
     Ok(with_cookies(Json(Message { message: "Logged out", status: "ok" }).into_response(), cookies))
 }
