@@ -19,4 +19,7 @@ pub mod wiring;
 mod guides {
     #[doc = include_str!("../../docs/IDEMPOTENCY.md")]
     mod idempotency {}
+
+    #[doc = include_str!("../../docs/SESSIONS_AND_TOKENS.md")]
+    mod sessions_and_tokens {}
 }
