@@ -169,7 +169,8 @@ impl RefreshTokens {
         }
     }
 
-    /// Ends the family of a token, replaced or not, and its session; yields the session.
+    /// Ends the family of a token, replaced or not, and its session; yields the session. The same call may be made again when
+    /// the reply was lost.
     ///
     /// # Errors
     /// When a store could not answer.

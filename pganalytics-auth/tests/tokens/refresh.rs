@@ -169,10 +169,20 @@ async fn revoking_ends_family_and_session_also_by_a_replaced_token() {
     assert_eq!(installation.tokens.revoke(&first).await.unwrap(), Some(session.id));
     assert!(installation.is_over(&session).await);
     assert_eq!(installation.refresh(&second).await.unwrap_err(), RefreshRefusal::Revoked);
-    assert_eq!(installation.tokens.revoke(&second).await.unwrap(), None);
+    assert_eq!(installation.tokens.revoke(&second).await.unwrap(), Some(session.id));
     let stranger = RefreshTokenText::generate();
     assert_eq!(installation.tokens.revoke(&stranger).await.unwrap(), None);
     assert_eq!(installation.refresh(&stranger).await.unwrap_err(), RefreshRefusal::Unknown);
+}
+
+#[tokio::test]
+async fn revoking_that_broke_off_in_the_middle_can_be_repeated() {
+    let installation = Installation::new();
+    let (session, token) = installation.sign_in().await;
+    installation.store.plan([Fault::LoseReply]);
+    installation.tokens.revoke(&token).await.unwrap_err();
+    assert_eq!(installation.tokens.revoke(&token).await.unwrap(), Some(session.id));
+    assert!(installation.is_over(&session).await);
 }
 
 #[tokio::test]

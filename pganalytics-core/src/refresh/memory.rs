@@ -101,7 +101,7 @@ impl RefreshTokenStore for MemoryRefreshTokenStore {
     async fn revoke(&self, family: &RefreshDigest) -> Result<Option<RefreshFamily>, RefreshTokenStoreError> {
         let now = self.clock.now();
         let mut families = self.lock();
-        let kept = families.get_mut(family).filter(|kept| !kept.is_revoked && now < kept.family.expires_at);
+        let kept = families.get_mut(family).filter(|kept| now < kept.family.expires_at);
         Ok(kept.map(|kept| {
             kept.is_revoked = true;
             kept.family

@@ -26,8 +26,8 @@ use crate::session::SessionId;
 /// 6. `any_other_token_of_a_family_revokes_it`: a token whose own part is neither the current nor the replaced one is `Reused`.
 /// 7. `concurrent_rotations_make_one_successor`: of any number of concurrent calls with the current token exactly one is `Rotated`,
 ///    the others are `Repeated` with that one's salt.
-/// 8. `a_revoked_family_stays_revoked`: `revoke` yields the family, `None` if it is unknown, over or revoked already; afterwards
-///    every token of it is `Revoked`.
+/// 8. `a_revoked_family_stays_revoked`: `revoke` yields the family, also when it is revoked already, so that a caller whose reply was
+///    lost can end the session; `None` if it is unknown or over. Afterwards every token of it is `Revoked`.
 /// 9. `a_family_ends`: at `expires_at` its tokens are `Unknown`, whatever they are.
 /// 10. `families_are_independent`: what happens to one does not touch another, of the same session or not.
 /// 11. `a_family_is_begun_once`: `insert` of a digest that exists is `false` and changes nothing.

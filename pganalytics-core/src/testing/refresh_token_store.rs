@@ -209,9 +209,10 @@ pub async fn concurrent_rotations_make_one_successor(subject: RefreshSubject) {
 pub async fn a_revoked_family_stays_revoked(subject: RefreshSubject) {
     let mut chain = Chain::begin(&subject).await;
     chain.advance().await;
-    assert_eq!(subject.port.revoke(&chain.digest).await.unwrap(), Some(chain.family));
-    assert_eq!(subject.port.revoke(&chain.digest).await.unwrap(), None);
-    chain.assert_revoked().await;
+    for _ in 0..2 {
+        assert_eq!(subject.port.revoke(&chain.digest).await.unwrap(), Some(chain.family));
+        chain.assert_revoked().await;
+    }
     assert_eq!(subject.port.revoke(&digest()).await.unwrap(), None);
 }
 

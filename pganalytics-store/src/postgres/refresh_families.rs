@@ -79,7 +79,8 @@ pub async fn rotate(
     }
 }
 
-/// Ends a family and its session in the table `sessions`. Only right within a transaction.
+/// Ends a family and its session in the table `sessions`, also when it is revoked already. Only right within a
+/// transaction.
 ///
 /// # Errors
 /// When PostgreSQL cannot answer.
@@ -88,8 +89,7 @@ pub async fn revoke(
     family: &RefreshDigest,
     now: DateTime<Utc>,
 ) -> Result<Option<RefreshFamily>, StoreError> {
-    let row = lock(connection, family, now).await?.filter(|row| !row.is_revoked);
-    let Some(row) = row else { return Ok(None) };
+    let Some(row) = lock(connection, family, now).await? else { return Ok(None) };
     end(connection, family, &row.session_id, now).await?;
     row.family().map(Some)
 }
@@ -166,7 +166,7 @@ async fn end(
     session: &str,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    sqlx::query("UPDATE refresh_families SET revoked_at = $2 WHERE digest = $1")
+    sqlx::query("UPDATE refresh_families SET revoked_at = coalesce(revoked_at, $2) WHERE digest = $1")
         .bind(family.0)
         .bind(now)
         .execute(&mut *connection)
