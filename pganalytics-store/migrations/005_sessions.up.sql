@@ -37,6 +37,7 @@ CREATE TABLE user_session_epochs (
     epoch bigint NOT NULL,
     updated_at timestamptz NOT NULL
 );
+CREATE INDEX user_session_epochs_updated_at_idx ON user_session_epochs (updated_at, user_id);
 
 -- A chain of refresh tokens, of which one is current. The one before stays known: shown again soon after it was
 -- replaced, its reply was lost; shown later, or after its successor, it was stolen.

@@ -15,6 +15,8 @@ mod near;
 mod notifier;
 #[path = "postgres_adapters/outbox.rs"]
 mod outbox;
+#[path = "postgres_adapters/outbox_worker.rs"]
+mod outbox_worker;
 #[path = "postgres_adapters/proxy.rs"]
 mod proxy;
 #[path = "postgres_adapters/refresh_families.rs"]

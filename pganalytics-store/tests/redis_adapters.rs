@@ -2,6 +2,8 @@
 #![cfg(feature = "redis")]
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
+#[cfg(feature = "postgres")]
+mod common;
 #[path = "redis_adapters/contracts.rs"]
 mod contracts;
 #[path = "redis_adapters/failover.rs"]
@@ -16,3 +18,6 @@ mod near;
 mod notifier;
 #[path = "redis_adapters/servers.rs"]
 mod servers;
+#[cfg(feature = "postgres")]
+#[path = "redis_adapters/sessions.rs"]
+mod sessions;

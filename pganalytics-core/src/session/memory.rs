@@ -9,8 +9,8 @@ use crate::clock::Clock;
 use crate::ids::UserId;
 use crate::random::{Random, RandomExt};
 use crate::session::{
-    Epoch, NewSession, SaveOutcome, Session, SessionError, SessionId, SessionSecretHash, SessionStore,
-    SessionToken, check_data, check_new_session,
+    Epoch, NewSession, SaveOutcome, Session, SessionError, SessionId, SessionLimit, SessionSecretHash,
+    SessionStore, SessionToken, WhenFull, check_data, check_new_session,
 };
 
 /// Sessions in this process: for tests and for services of one process that may sign everybody out when they restart.
@@ -20,7 +20,7 @@ use crate::session::{
 #[derive(Debug)]
 pub struct MemorySessionStore {
     state: Mutex<State>,
-    max_per_user: Option<u32>,
+    limit: Option<SessionLimit>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -41,13 +41,13 @@ struct Entry {
 impl MemorySessionStore {
     /// A store without sessions.
     pub fn new(clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
-        Self { state: Mutex::default(), max_per_user: None, clock, random }
+        Self { state: Mutex::default(), limit: None, clock, random }
     }
 
-    /// Refuses a session more than `max` live ones of one user; without this there is no limit.
+    /// Limits the live sessions of one user; without this there is no limit.
     #[must_use]
-    pub fn with_max_per_user(self, max: u32) -> Self {
-        Self { max_per_user: Some(max), ..self }
+    pub fn with_limit(self, limit: SessionLimit) -> Self {
+        Self { limit: Some(limit), ..self }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -78,6 +78,26 @@ impl State {
         let sessions = self.entries.range(ids).map(|(_, entry)| &entry.session);
         sessions.filter(move |session| session.user == user && self.is_live(session, now))
     }
+
+    fn make_room(
+        &mut self,
+        user: UserId,
+        limit: SessionLimit,
+        now: DateTime<Utc>,
+    ) -> Result<(), SessionError> {
+        let mut live: Vec<_> =
+            self.of_user(user, now).map(|session| (session.created_at, session.id)).collect();
+        let max = limit.max.get();
+        let surplus = (live.len() + 1).saturating_sub(max as usize);
+        if surplus > 0 && limit.when_full == WhenFull::Refuse {
+            return Err(SessionError::TooManySessions { limit: max });
+        }
+        live.sort();
+        for (_, id) in &live[..surplus] {
+            self.entries.remove(id);
+        }
+        Ok(())
+    }
 }
 
 #[async_trait]
@@ -91,10 +111,8 @@ impl SessionStore for MemorySessionStore {
         let now = self.clock.now();
         let token = SessionToken::generate(SessionId::for_user(new.user, self.random.uuid_v7(&*self.clock)));
         let mut state = self.lock();
-        if let Some(limit) = self.max_per_user
-            && state.of_user(new.user, now).count() >= limit as usize
-        {
-            return Err(SessionError::TooManySessions { limit });
+        if let Some(limit) = self.limit {
+            state.make_room(new.user, limit, now)?;
         }
         let epoch = state.epoch(new.user);
         let session = Session::begin(token.id(), new, epoch, now);
@@ -203,10 +221,7 @@ impl SessionStore for MemorySessionStore {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::session::SessionLifetimes;
     use crate::testing::{Faulty, ManualClock, SeededRandom, Subject};
 
     fn store(clock: &ManualClock) -> MemorySessionStore {
@@ -245,19 +260,23 @@ mod tests {
         crate::session_contract!(system());
     }
 
-    #[tokio::test]
-    async fn only_live_sessions_count_towards_the_limit() {
-        let clock = ManualClock::new();
-        let store = store(&clock).with_max_per_user(1);
-        let minute = Duration::from_secs(60);
-        let new = || {
-            let lifetimes = SessionLifetimes::new(minute, minute);
-            NewSession::new(UserId(Uuid::from_u128(1)), lifetimes, "local")
-        };
-        store.create(new()).await.unwrap();
-        let refused = store.create(new()).await;
-        assert!(matches!(refused, Err(SessionError::TooManySessions { limit: 1 })));
-        clock.advance(minute);
-        store.create(new()).await.unwrap();
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_full_user_is_refused_one_more_session() {
+        crate::testing::session::a_full_user_is_refused_one_more_session(|limit| {
+            let clock = ManualClock::new();
+            let limited: Arc<dyn SessionStore> = Arc::new(store(&clock).with_limit(limit));
+            Subject::manual(limited, clock)
+        })
+        .await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_oldest_session_makes_room() {
+        crate::testing::session::the_oldest_session_makes_room(|limit| {
+            let clock = ManualClock::new();
+            let limited: Arc<dyn SessionStore> = Arc::new(store(&clock).with_limit(limit));
+            Subject::manual(limited, clock)
+        })
+        .await;
     }
 }

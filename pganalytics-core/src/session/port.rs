@@ -118,6 +118,14 @@ pub enum SessionError {
         /// The limit.
         limit: u32,
     },
+    /// A session that is larger than the adapter keeps.
+    #[error("session has {size} bytes, limit is {limit}")]
+    TooLarge {
+        /// The bytes of its text form.
+        size: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// The backend could not answer.
     #[error(transparent)]
     Backend(BackendError),

@@ -1,6 +1,7 @@
 //! The contract of [`SessionStore`], a function for each clause.
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use uuid::Uuid;
 use crate::ids::UserId;
 use crate::session::{
     Epoch, IdpSession, NewSession, SaveOutcome, Session, SessionError, SessionId, SessionLifetimes,
-    SessionStore, SessionToken,
+    SessionLimit, SessionStore, SessionToken, WhenFull,
 };
 use crate::testing::Subject;
 use crate::testing::support::together;
@@ -418,4 +419,64 @@ pub async fn binary_and_hostile_text_come_back_verbatim(subject: SessionSubject)
     let refused = subject.port.save(&changed).await;
     assert!(matches!(refused, Err(SessionError::InvalidText { field: "data" })), "{refused:?}");
     assert_eq!(subject.port.count().await.unwrap(), 1);
+}
+
+/// For an adapter that limits the sessions of a user: it refuses, however many sign in at once, and counts only what lives.
+pub async fn a_full_user_is_refused_one_more_session(make: impl FnOnce(SessionLimit) -> SessionSubject) {
+    let subject = make(at_most(3, WhenFull::Refuse));
+    create(&subject, lasting(BELA)).await;
+    let created = create_together(&subject, 20).await;
+    assert_eq!(created.iter().filter(|created| created.is_ok()).count(), 3);
+    for refused in created.iter().filter_map(|created| created.as_ref().err()) {
+        assert!(matches!(refused, SessionError::TooManySessions { limit: 3 }), "{refused:?}");
+    }
+    assert_eq!(subject.port.count_of_user(ANNA).await.unwrap(), 3);
+    for session in subject.port.list(ANNA).await.unwrap() {
+        assert!(subject.port.delete(session.id).await.unwrap());
+    }
+    for _ in 0..3 {
+        create(&subject, idle_for(ANNA, SHORT)).await;
+    }
+    subject.pass(AFTER_SHORT).await;
+    create(&subject, lasting(ANNA)).await;
+    subject.port.revoke_user(ANNA).await.unwrap();
+    let created = create_together(&subject, 4).await;
+    assert_eq!(
+        created.iter().filter(|created| created.is_ok()).count(),
+        3,
+        "neither expired nor revoked ones count"
+    );
+}
+
+/// For an adapter that limits the sessions of a user: those that began first end, however many sign in at once.
+pub async fn the_oldest_session_makes_room(make: impl FnOnce(SessionLimit) -> SessionSubject) {
+    let subject = make(at_most(3, WhenFull::EvictOldest));
+    let (other, _) = create(&subject, lasting(BELA)).await;
+    let mut tokens = Vec::new();
+    for _ in 0..5 {
+        tokens.push(create(&subject, lasting(ANNA)).await.0);
+        subject.pass(Duration::from_millis(2)).await;
+    }
+    for (number, token) in tokens.iter().enumerate() {
+        assert_eq!(subject.port.load(token).await.unwrap().is_some(), number >= 2, "session {number}");
+    }
+    let created = create_together(&subject, 20).await;
+    assert!(created.iter().all(Result::is_ok));
+    assert_eq!(subject.port.count_of_user(ANNA).await.unwrap(), 3);
+    assert!(subject.port.load(&tokens[4]).await.unwrap().is_none(), "20 began later");
+    assert!(subject.port.load(&other).await.unwrap().is_some());
+    sweep_all(&subject, 100).await;
+    assert_eq!(subject.port.count().await.unwrap(), 4);
+}
+
+fn at_most(max: u32, when_full: WhenFull) -> SessionLimit {
+    SessionLimit::new(NonZeroU32::new(max).expect("a limit of a suite is not 0"), when_full)
+}
+
+async fn create_together(subject: &SessionSubject, number: usize) -> Vec<Result<SessionToken, SessionError>> {
+    let creates = (0..number).map(|_| {
+        let store = Arc::clone(&subject.port);
+        async move { store.create(lasting(ANNA)).await.map(|(token, _)| token) }
+    });
+    together(creates).await
 }

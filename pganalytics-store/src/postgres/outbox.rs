@@ -3,7 +3,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use pganalytics_core::ids::InstanceId;
 use serde_json::Value;
-use sqlx::FromRow;
+use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
 
 use super::database::Database;
@@ -57,6 +57,18 @@ pub struct DeadLetter {
     pub last_error: Option<String>,
     /// When it was given up.
     pub dead_at: DateTime<Utc>,
+}
+
+/// How many messages there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromRow)]
+#[non_exhaustive]
+pub struct OutboxCounts {
+    /// Those still to be delivered.
+    pub pending: i64,
+    /// Those that were given up.
+    pub dead: i64,
+    /// Since how many seconds the oldest pending one has been there.
+    pub oldest_seconds: i64,
 }
 
 /// Messages that units of work have left behind, for workers in any number of processes. Times are measured by the
@@ -192,6 +204,42 @@ impl Outbox {
         Ok(done.rows_affected() == 1)
     }
 
+    /// The message can never be delivered: it is given up now, whatever attempts are left. `false` if the lease had
+    /// ended and another worker has it.
+    ///
+    /// # Errors
+    /// When PostgreSQL could not answer.
+    pub async fn give_up(&self, delivery: &Delivery, error: &str) -> Result<bool, StoreError> {
+        let mut connection = self.database.write().await?;
+        let done = sqlx::query(
+            "UPDATE outbox SET locked_by = NULL, locked_until = NULL, last_error = $4, dead_at = clock_timestamp() \
+             WHERE id = $1 AND locked_by = $2 AND attempts = $3 AND dead_at IS NULL",
+        )
+        .bind(delivery.message.id)
+        .bind(delivery.worker.0)
+        .bind(i32::try_from(delivery.attempt).unwrap_or(i32::MAX))
+        .bind(error.replace('\0', "\u{fffd}"))
+        .execute(&mut *connection)
+        .await?;
+        connection.commit().await?;
+        Ok(done.rows_affected() == 1)
+    }
+
+    /// How many messages there are.
+    ///
+    /// # Errors
+    /// When PostgreSQL could not answer.
+    pub async fn counts(&self) -> Result<OutboxCounts, StoreError> {
+        let counts = sqlx::query_as(
+            "SELECT count(*) FILTER (WHERE dead_at IS NULL) AS pending, \
+                count(*) FILTER (WHERE dead_at IS NOT NULL) AS dead, \
+                coalesce(greatest(extract(epoch FROM clock_timestamp() - min(created_at) \
+                    FILTER (WHERE dead_at IS NULL))::bigint, 0), 0) AS oldest_seconds \
+             FROM outbox",
+        );
+        Ok(counts.fetch_one(&mut *self.database.read().await?).await?)
+    }
+
     /// Up to `limit` messages that were given up, oldest first, after the one of that id.
     ///
     /// # Errors
@@ -214,16 +262,29 @@ impl Outbox {
     /// When PostgreSQL could not answer.
     pub async fn revive(&self, id: Uuid) -> Result<bool, StoreError> {
         let mut connection = self.database.write().await?;
+        let revived = Self::revive_within(&mut connection, id).await?;
+        connection.commit().await?;
+        Ok(revived)
+    }
+
+    /// As [`revive`](Self::revive), with the commit of the caller's transaction.
+    ///
+    /// # Errors
+    /// When PostgreSQL could not answer.
+    pub async fn revive_within(connection: &mut PgConnection, id: Uuid) -> Result<bool, StoreError> {
         let done = sqlx::query(
             "UPDATE outbox SET dead_at = NULL, attempts = 0, locked_by = NULL, locked_until = NULL, \
                 next_attempt_at = clock_timestamp() \
              WHERE id = $1 AND dead_at IS NOT NULL",
         )
         .bind(id)
-        .execute(&mut *connection)
+        .execute(connection)
         .await?;
-        connection.commit().await?;
         Ok(done.rows_affected() == 1)
+    }
+
+    pub(super) fn lease(&self) -> Duration {
+        self.policy.lease
     }
 
     fn max_attempts(&self) -> i32 {

@@ -2,8 +2,9 @@
 
 use chrono::{DateTime, Utc};
 use pganalytics_core::ids::UserId;
-use pganalytics_core::session::Epoch;
+use pganalytics_core::session::{Epoch, RaisedEpoch};
 use sqlx::PgConnection;
+use uuid::Uuid;
 
 use super::error::StoreError;
 
@@ -34,4 +35,30 @@ pub async fn find(connection: &mut PgConnection, user: UserId) -> Result<Epoch, 
         .fetch_optional(connection)
         .await?;
     Ok(Epoch(epoch.unwrap_or(0)))
+}
+
+/// Up to `limit` epochs that were raised at that time or later, ordered by it and by the user. With `after`, of those
+/// raised at that very time only the epochs of later users.
+///
+/// # Errors
+/// When PostgreSQL cannot answer.
+pub async fn raised_since(
+    connection: &mut PgConnection,
+    since: DateTime<Utc>,
+    after: Option<UserId>,
+    limit: u32,
+) -> Result<Vec<RaisedEpoch>, StoreError> {
+    let rows: Vec<(Uuid, i64, DateTime<Utc>)> = sqlx::query_as(
+        "SELECT user_id, epoch, updated_at FROM user_session_epochs WHERE updated_at >= $1 \
+             AND (updated_at > $1 OR $2::uuid IS NULL OR user_id > $2) \
+         ORDER BY updated_at, user_id LIMIT $3",
+    )
+    .bind(since)
+    .bind(after.map(|user| user.0))
+    .bind(i64::from(limit))
+    .fetch_all(connection)
+    .await?;
+    let raised =
+        rows.into_iter().map(|(user, epoch, at)| RaisedEpoch { user: UserId(user), epoch: Epoch(epoch), at });
+    Ok(raised.collect())
 }

@@ -10,7 +10,7 @@ use pganalytics_core::ids::UserId;
 use pganalytics_core::random::{Random, RandomExt};
 use pganalytics_core::session::{
     Epoch, IdpSession, NewSession, SaveOutcome, Session, SessionError, SessionId, SessionLifetimes,
-    SessionSecretHash, SessionStore, SessionToken, check_data, check_new_session,
+    SessionLimit, SessionSecretHash, SessionStore, SessionToken, WhenFull, check_data, check_new_session,
 };
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
@@ -26,9 +26,20 @@ use super::session_epochs;
 #[derive(Clone, Debug)]
 pub struct PostgresSessionStore {
     database: Database,
-    max_per_user: Option<u32>,
+    limit: Option<SessionLimit>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
+}
+
+/// Which sessions of a user end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndedSessions {
+    /// This one.
+    One(SessionId),
+    /// All but this one.
+    AllBut(SessionId),
+    /// All.
+    All,
 }
 
 /// Whether `$2`, the time, finds the session `s` alive.
@@ -39,13 +50,20 @@ macro_rules! is_live {
     };
 }
 
+macro_rules! columns {
+    () => {
+        "s.id, s.secret_hash, s.user_id, s.epoch, s.version, s.provider, s.idp_provider, s.idp_session_id, \
+            s.address, s.user_agent, s.data, s.created_at, s.last_seen_at, s.idle_ms, s.idle_expires_at, \
+            s.expires_at"
+    };
+}
+
 macro_rules! select_live {
     ($where:literal) => {
         concat!(
-            "SELECT s.id, s.secret_hash, s.user_id, s.epoch, s.version, s.provider, s.idp_provider, \
-                s.idp_session_id, s.address, s.user_agent, s.data, s.created_at, s.last_seen_at, s.idle_ms, \
-                s.idle_expires_at, s.expires_at \
-             FROM sessions AS s WHERE ",
+            "SELECT ",
+            columns!(),
+            " FROM sessions AS s WHERE ",
             $where,
             " AND ",
             is_live!(),
@@ -57,13 +75,44 @@ macro_rules! select_live {
 impl PostgresSessionStore {
     /// On a migrated database.
     pub fn new(database: Database, clock: Arc<dyn Clock>, random: Arc<dyn Random>) -> Self {
-        Self { database, max_per_user: None, clock, random }
+        Self { database, limit: None, clock, random }
     }
 
-    /// Refuses a session more than `max` live ones of one user; without this there is no limit.
+    /// Limits the live sessions of one user; without this there is no limit.
     #[must_use]
-    pub fn with_max_per_user(self, max: u32) -> Self {
-        Self { max_per_user: Some(max), ..self }
+    pub fn with_limit(self, limit: SessionLimit) -> Self {
+        Self { limit: Some(limit), ..self }
+    }
+
+    /// Ends live sessions of a user with the commit of the caller's transaction, and yields them.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot answer.
+    pub async fn end(
+        connection: &mut PgConnection,
+        user: UserId,
+        which: EndedSessions,
+        now: DateTime<Utc>,
+    ) -> Result<Vec<Session>, StoreError> {
+        let (one, kept) = match which {
+            EndedSessions::One(id) => (Some(id.to_string()), None),
+            EndedSessions::AllBut(id) => (None, Some(id.to_string())),
+            EndedSessions::All => (None, None),
+        };
+        let rows: Vec<SessionRow> = sqlx::query_as(concat!(
+            "DELETE FROM sessions AS s WHERE s.user_id = $1 AND ($3::text IS NULL OR s.id = $3) \
+                AND ($4::text IS NULL OR s.id <> $4) AND ",
+            is_live!(),
+            " RETURNING ",
+            columns!()
+        ))
+        .bind(user.0)
+        .bind(now)
+        .bind(one)
+        .bind(kept)
+        .fetch_all(connection)
+        .await?;
+        sessions(rows)
     }
 
     async fn find_live(&self, id: SessionId) -> Result<Option<SessionRow>, StoreError> {
@@ -75,7 +124,7 @@ impl PostgresSessionStore {
     }
 
     async fn insert(&self, session: &Session, hash: SessionSecretHash) -> Result<Option<Epoch>, StoreError> {
-        let Some(limit) = self.max_per_user else {
+        let Some(limit) = self.limit else {
             let mut connection = self.database.write().await?;
             let epoch = insert(&mut connection, session, hash, i64::MAX).await?;
             connection.commit().await?;
@@ -87,7 +136,10 @@ impl PostgresSessionStore {
             .bind(session.user.to_string())
             .execute(&mut *transaction)
             .await?;
-        let epoch = insert(&mut transaction, session, hash, limit.into()).await?;
+        if limit.when_full == WhenFull::EvictOldest {
+            evict(&mut transaction, session, limit).await?;
+        }
+        let epoch = insert(&mut transaction, session, hash, limit.max.get().into()).await?;
         transaction.commit().await?;
         Ok(epoch)
     }
@@ -153,7 +205,9 @@ impl SessionStore for PostgresSessionStore {
                 session.epoch = epoch;
                 Ok((token, session))
             }
-            None => Err(SessionError::TooManySessions { limit: self.max_per_user.unwrap_or_default() }),
+            None => {
+                Err(SessionError::TooManySessions { limit: self.limit.map_or(0, |limit| limit.max.get()) })
+            }
         }
     }
 
@@ -284,6 +338,22 @@ impl From<StoreError> for SessionError {
             other => Self::Backend(other.into_backend()),
         }
     }
+}
+
+/// Ends the sessions that began first, so that there is room for one more.
+async fn evict(connection: &mut PgConnection, new: &Session, limit: SessionLimit) -> Result<(), StoreError> {
+    let surplus = concat!(
+        "DELETE FROM sessions WHERE id IN (SELECT s.id FROM sessions AS s WHERE s.user_id = $1 AND ",
+        is_live!(),
+        " ORDER BY s.created_at DESC, s.id DESC OFFSET $3)"
+    );
+    sqlx::query(surplus)
+        .bind(new.user.0)
+        .bind(new.created_at)
+        .bind(i64::from(limit.max.get()) - 1)
+        .execute(connection)
+        .await?;
+    Ok(())
 }
 
 /// `None` when the user has as many live sessions as the limit allows.

@@ -3,6 +3,7 @@ use std::time::Duration;
 use pganalytics_core::cache::CacheError;
 use pganalytics_core::error::{BackendError, Retry};
 use pganalytics_core::notifier::NotifierError;
+use pganalytics_core::session::SessionError;
 use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use super::config::RedisAddress;
@@ -108,6 +109,12 @@ impl From<Failure> for CacheError {
 }
 
 impl From<Failure> for NotifierError {
+    fn from(failure: Failure) -> Self {
+        Self::Backend(failure.into_backend())
+    }
+}
+
+impl From<Failure> for SessionError {
     fn from(failure: Failure) -> Self {
         Self::Backend(failure.into_backend())
     }

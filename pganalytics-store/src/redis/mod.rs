@@ -11,9 +11,12 @@ mod connector;
 mod error;
 mod notifier;
 mod sentinel;
+mod session_scripts;
+mod sessions;
 
 pub use cache::RedisCache;
 pub use client::RedisClient;
 pub use config::{RedisAddress, RedisBreaker, RedisConfig, RedisTls, RedisTopology};
 pub use error::RedisConfigError;
 pub use notifier::{RedisNotifier, RedisNotifierConfig};
+pub use sessions::RedisSessionStore;

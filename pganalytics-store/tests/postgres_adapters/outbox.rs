@@ -18,7 +18,7 @@ const BELA: InstanceId = InstanceId(Uuid::from_u128(2));
 const SHORT: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(5);
 
-async fn enqueue(database: &Database, numbers: impl IntoIterator<Item = u128>) {
+pub(crate) async fn enqueue(database: &Database, numbers: impl IntoIterator<Item = u128>) {
     let begun = UnitOfWork::begin(database, None, UnitOfWorkLimits::default()).await.unwrap();
     let Begun::Fresh(mut unit) = begun else { panic!("a unit of work without key is fresh: {begun:?}") };
     for number in numbers {

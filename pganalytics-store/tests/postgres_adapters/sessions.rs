@@ -6,12 +6,19 @@ use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::ids::UserId;
 use pganalytics_core::one_time::{OneTimeStore, Seen};
 use pganalytics_core::random::OsRandom;
-use pganalytics_core::session::{Epoch, NewSession, SessionError, SessionLifetimes, SessionStore};
-use pganalytics_core::testing::ManualClock;
-use pganalytics_store::postgres::{
-    Database, Migrator, PostgresOneTimeStore, PostgresSessionStore, session_epochs,
+use pganalytics_core::revocation::Revoked;
+use pganalytics_core::session::{
+    Epoch, NewSession, SessionEpochs, SessionId, SessionLifetimes, SessionLimit, SessionStore,
 };
-use pganalytics_testkit::{Profile, private_postgres, wait_until};
+use pganalytics_core::testing::session::{
+    a_full_user_is_refused_one_more_session, the_oldest_session_makes_room,
+};
+use pganalytics_core::testing::{ManualClock, Subject};
+use pganalytics_store::postgres::{
+    Database, Migrator, PostgresOneTimeStore, PostgresSessionEpochs, PostgresSessionStore, revocations,
+    session_epochs,
+};
+use pganalytics_testkit::{Profile, TestDatabase, private_postgres, wait_until};
 use uuid::Uuid;
 
 use crate::common::{connect, migrated};
@@ -41,25 +48,22 @@ async fn table_holds_no_secret() {
     assert!(row.contains(&hex::encode(token.secret_hash().0)));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn limit_of_a_user_holds_for_concurrent_sign_ins() {
-    let Some((_test, database)) = migrated().await else { return };
+fn limited(test: TestDatabase, database: Database, limit: SessionLimit) -> Subject<dyn SessionStore> {
     let clock = ManualClock::new();
     let store = PostgresSessionStore::new(database, Arc::new(clock.clone()), Arc::new(OsRandom));
-    let store = store.with_max_per_user(3);
-    let tasks = (0..8).map(|_| {
-        let store = store.clone();
-        tokio::spawn(async move { store.create(lasting()).await.map(drop) })
-    });
-    let created = futures::future::join_all(tasks).await;
-    let created = created.into_iter().map(Result::unwrap).filter(|result| match result {
-        Ok(()) => true,
-        Err(SessionError::TooManySessions { limit: 3 }) => false,
-        Err(error) => panic!("{error:?}"),
-    });
-    assert_eq!(created.count(), 3);
-    clock.advance(HOUR);
-    store.create(lasting()).await.unwrap();
+    Subject::<dyn SessionStore>::manual(Arc::new(store.with_limit(limit)), clock).keeping(test)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn full_user_is_refused_one_more_session() {
+    let Some((test, database)) = migrated().await else { return };
+    a_full_user_is_refused_one_more_session(|limit| limited(test, database, limit)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn oldest_session_makes_room() {
+    let Some((test, database)) = migrated().await else { return };
+    the_oldest_session_makes_room(|limit| limited(test, database, limit)).await;
 }
 
 #[tokio::test]
@@ -142,4 +146,34 @@ async fn acknowledged_revocations_and_used_ids_survive_a_crash() {
     assert!(store.load(&lasting_token).await.unwrap().is_some());
     let ids = PostgresOneTimeStore::new(database, Arc::new(SystemClock));
     assert_eq!(ids.remember("saml", "assertion", until).await.unwrap(), Seen::Again);
+}
+
+#[tokio::test]
+async fn epochs_are_the_same_by_their_port_and_what_changes_is_announced() {
+    let Some((_test, database)) = migrated().await else { return };
+    let clock = ManualClock::new();
+    let epochs = PostgresSessionEpochs::new(database.clone(), Arc::new(clock.clone()));
+    let (before, bela) = (clock.now(), UserId(Uuid::from_u128(2)));
+    assert_eq!(epochs.epoch(ANNA).await.unwrap(), Epoch(0));
+    assert_eq!(epochs.raise(ANNA).await.unwrap(), Epoch(1));
+    clock.advance(HOUR);
+    let between = clock.now();
+    epochs.raise(bela).await.unwrap();
+    assert_eq!(epochs.raise(bela).await.unwrap(), Epoch(2));
+    assert_eq!(epochs.epoch(bela).await.unwrap(), Epoch(2));
+    let raised = async |since, after, limit| -> Vec<(UserId, Epoch)> {
+        let raised = epochs.raised_since(since, after, limit).await.unwrap();
+        raised.into_iter().map(|raised| (raised.user, raised.epoch)).collect()
+    };
+    assert_eq!(raised(before, None, 10).await, [(ANNA, Epoch(1)), (bela, Epoch(2))]);
+    assert_eq!(raised(before, None, 1).await, [(ANNA, Epoch(1))]);
+    assert_eq!(raised(before, Some(ANNA), 1).await, [(bela, Epoch(2))]);
+    assert_eq!(raised(between, None, 10).await, [(bela, Epoch(2))]);
+
+    let mut connection = database.write().await.unwrap();
+    let mark = revocations::mark(&mut connection).await.unwrap();
+    let id = SessionId::for_user(ANNA, Uuid::nil());
+    epochs.announce(id).await.unwrap();
+    let since = revocations::since(&mut connection, &mark).await.unwrap();
+    assert_eq!(since.revoked, Some(vec![Revoked::Session(id)]));
 }
