@@ -60,6 +60,8 @@ struct CookieHolder {
 pub enum Outdated {
     /// Sessions and API tokens: a user's rights have changed.
     Users,
+    /// A session that has ended.
+    Session(SessionId),
     /// The standing of a collector: it was revoked or deleted.
     Collector(CollectorId),
 }
@@ -118,6 +120,7 @@ impl Identity {
                 self.cookies.forget_all();
                 self.api_tokens.forget_all();
             }
+            Outdated::Session(id) => self.forget_session(id),
             Outdated::Collector(id) => self.collectors.forget(&id),
         }
     }

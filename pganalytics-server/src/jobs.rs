@@ -10,8 +10,8 @@ use pganalytics_core::idempotency::IdempotencyStore;
 use pganalytics_core::leader::{LeaderTask, Lease};
 use pganalytics_store::postgres::running_servers::{self, RunningServer};
 use pganalytics_store::postgres::{
-    PostgresIdempotency, PostgresLeader, PostgresNotifier, PostgresNotifierConfig, RevocationFeed,
-    RevocationFeedConfig, StoreError, UnitOfWorkLimits, collectors, metrics,
+    Outbox, OutboxPolicy, PostgresIdempotency, PostgresLeader, PostgresNotifier, PostgresNotifierConfig,
+    RevocationFeed, RevocationFeedConfig, StoreError, UnitOfWorkLimits, collectors, metrics,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +24,9 @@ const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
 
 /// A server that has been silent for so long is gone.
 const SILENCE_MAX: TimeDelta = TimeDelta::seconds(60);
+
+/// How often it is counted what there is of sessions and messages.
+const COUNT_EVERY: Duration = Duration::from_secs(15);
 
 /// How often a server forgets what it need not remember any more.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
@@ -81,6 +84,7 @@ pub fn start(app: App) -> Background {
     let revocations = hear_of_revocations(&app);
     let mut background = Background { stop: CancellationToken::new(), tasks: JoinSet::new(), revocations };
     background.every(HEARTBEAT_EVERY, "heartbeat", app.clone(), heartbeat);
+    background.every(COUNT_EVERY, "gauges", app.clone(), count);
     background.every(FORGET_EVERY, "rate limits", app.clone(), forget_rates);
     background.every(ROTATION_DUE_EVERY, "signing keys", app.clone(), rotate_signing_keys);
     for job in LEADER_JOBS {
@@ -170,6 +174,19 @@ async fn heartbeat(app: App) -> Result<(), StoreError> {
     running_servers::report(&mut connection, &server).await?;
     running_servers::sweep(&mut connection, now - SILENCE_MAX).await?;
     connection.commit().await
+}
+
+/// Every server shows the same numbers: those of the whole cluster.
+async fn count(app: App) -> Result<(), StoreError> {
+    match app.sessions.count().await {
+        Ok(sessions) => ::metrics::gauge!("pganalytics_sessions").set(sessions as f64),
+        Err(error) => tracing::warn!(error = %error_chain(&error), "sessions were not counted"),
+    }
+    let counts = Outbox::new(app.database.clone(), OutboxPolicy::default()).counts().await?;
+    ::metrics::gauge!("pganalytics_outbox_pending").set(counts.pending as f64);
+    ::metrics::gauge!("pganalytics_outbox_dead_letters").set(counts.dead as f64);
+    ::metrics::gauge!("pganalytics_outbox_oldest_seconds").set(counts.oldest_seconds as f64);
+    Ok(())
 }
 
 async fn forget_rates(app: App) -> Result<(), StoreError> {

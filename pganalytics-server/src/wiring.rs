@@ -1,6 +1,6 @@
 //! The one place where configuration becomes objects.
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use pganalytics_core::keys::{KeyManager, KeyName};
 use pganalytics_core::random::{OsRandom, Random};
 use pganalytics_core::revocation::Freshness;
 use pganalytics_core::secret::SecretString;
+use pganalytics_core::session::{SessionLimit, WhenFull};
 use pganalytics_core::signing::{MemorySigningKeyStore, Signer, SigningKeyStore};
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig, Ed25519SignerError};
 use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig, FileKeyManagerError};
@@ -30,7 +31,7 @@ use pganalytics_store::postgres::{
 
 use crate::api::{PushMemory, RateLimits};
 use crate::app::{App, Services};
-use crate::config::{DatabaseConfig, KeyManagerConfig, PasswordConfig, ServerConfig};
+use crate::config::{self, AuthConfig, DatabaseConfig, KeyManagerConfig, PasswordConfig, ServerConfig};
 use crate::cookies::Cookies;
 use crate::identity::{Identity, IdentityServices};
 use crate::lifecycle::Lifecycle;
@@ -169,8 +170,8 @@ fn assemble(
     let signer: Arc<dyn Signer> = signing_keys.clone();
     let random: Arc<dyn Random> = Arc::new(OsRandom);
     let users = Arc::new(PostgresUserStore::new(database.clone(), Arc::clone(&clock)));
-    let sessions =
-        Arc::new(PostgresSessionStore::new(database.clone(), Arc::clone(&clock), Arc::clone(&random)));
+    let sessions = PostgresSessionStore::new(database.clone(), Arc::clone(&clock), Arc::clone(&random));
+    let sessions = Arc::new(sessions.with_limit(session_limit(&config.auth)));
     let tokens = Arc::new(PostgresTokenStore::new(database.clone(), Arc::clone(&clock)));
     let families = Arc::new(PostgresRefreshTokenStore::new(database.clone(), Arc::clone(&clock)));
     let refresh_tokens = RefreshTokens::new(families, sessions.clone(), refresh_tokens_config(&config));
@@ -285,6 +286,15 @@ pub fn create_keys(config: &KeyManagerConfig) -> Result<(), WiringError> {
 
 fn signing_key_wrapping() -> KeyName {
     SIGNING_KEY_WRAPPING.parse().expect("the constant is a key name")
+}
+
+fn session_limit(config: &AuthConfig) -> SessionLimit {
+    let max = NonZeroU32::new(config.max_sessions_per_user.as_u32()).unwrap_or(NonZeroU32::MIN);
+    let when_full = match config.when_full {
+        config::WhenFull::Refuse => WhenFull::Refuse,
+        config::WhenFull::EvictOldest => WhenFull::EvictOldest,
+    };
+    SessionLimit::new(max, when_full)
 }
 
 fn issuer_name(config: &ServerConfig) -> &str {

@@ -10,5 +10,5 @@ pub use document::{reference, sample, schema};
 pub use load::{ConfigError, ENV_PREFIX, load};
 pub use sections::{
     AuthConfig, CollectorsConfig, DatabaseConfig, FileKeyManagerConfig, HttpConfig, KeyManagerConfig,
-    LimitsConfig, LogConfig, LogFormat, MetricsConfig, PasswordConfig, ServerConfig,
+    LimitsConfig, LogConfig, LogFormat, MetricsConfig, PasswordConfig, ServerConfig, WhenFull,
 };

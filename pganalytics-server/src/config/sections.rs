@@ -119,6 +119,10 @@ pub struct AuthConfig {
     pub refresh_token_grace_seconds: Seconds<0, 60>,
     /// Days after which the key that signs tokens is replaced. What it signed stays valid.
     pub signing_key_rotation_days: Bounded<7, 365>,
+    /// Sessions that one user may have at the same time.
+    pub max_sessions_per_user: Bounded<1, 10_000>,
+    /// What happens to a sign-in beyond that: `evict_oldest` ends the session that began first, `refuse` answers 409.
+    pub when_full: WhenFull,
     /// Whether the first administrator can be made through the API while there is no user.
     pub setup_enabled: bool,
     /// Local passwords.
@@ -133,10 +137,22 @@ impl Default for AuthConfig {
             session_lifetime_seconds: Seconds::new(7 * 24 * 3600),
             refresh_token_grace_seconds: Seconds::new(10),
             signing_key_rotation_days: Bounded::new(30),
+            max_sessions_per_user: Bounded::new(100),
+            when_full: WhenFull::EvictOldest,
             setup_enabled: false,
             passwords: PasswordConfig::default(),
         }
     }
+}
+
+/// What happens to a sign-in of a user who has as many sessions as are allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// It is answered 409.
+    Refuse,
+    /// The session that began first ends.
+    EvictOldest,
 }
 
 /// Local passwords: argon2id with these parameters (OWASP Password Storage Cheat Sheet).

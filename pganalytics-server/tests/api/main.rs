@@ -13,6 +13,7 @@ mod hostile;
 mod protocol_push;
 mod protocol_tokens;
 mod refresh;
+mod sessions;
 mod signing_keys;
 mod stolen;
 mod users;

@@ -149,9 +149,9 @@ async fn revoke(
 }
 
 /// A token that could make tokens would have every scope of its owner, and none would end with it.
-fn refuse_api_token(principal: &UserPrincipal) -> Result<(), ApiError> {
+pub(super) fn refuse_api_token(principal: &UserPrincipal) -> Result<(), ApiError> {
     match principal.credential {
-        Credential::ApiToken(..) => Err(ApiError::forbidden("tokens are managed by signing in")),
+        Credential::ApiToken(..) => Err(ApiError::forbidden("tokens and sessions are managed by signing in")),
         _ => Ok(()),
     }
 }

@@ -9,8 +9,10 @@ mod documentation;
 mod health;
 mod metrics;
 mod names;
+mod outbox;
 mod protocol;
 mod registration_secrets;
+mod sessions;
 mod sign_in;
 mod users;
 
@@ -25,6 +27,7 @@ pub(super) fn register(routes: Routes) -> Routes {
     routes
         .group(health::routes)
         .group(sign_in::routes)
+        .group(sessions::routes)
         .group(users::routes)
         .group(metrics::routes)
         .group(alert_rules::routes)
@@ -32,5 +35,6 @@ pub(super) fn register(routes: Routes) -> Routes {
         .group(collector_config::routes)
         .group(registration_secrets::routes)
         .group(api_tokens::routes)
+        .group(outbox::routes)
         .group(protocol::routes)
 }

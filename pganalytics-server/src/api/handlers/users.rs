@@ -244,7 +244,7 @@ async fn keep_an_admin(connection: &mut PgConnection, user: &User) -> Result<(),
     Ok(())
 }
 
-async fn by_number(connection: &mut PgConnection, number: i64) -> Result<User, ApiError> {
+pub(super) async fn by_number(connection: &mut PgConnection, number: i64) -> Result<User, ApiError> {
     users::find_by_number(connection, number)
         .await?
         .ok_or_else(|| ApiError::not_found("there is no such user"))
