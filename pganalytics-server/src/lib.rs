@@ -17,6 +17,8 @@ pub mod wiring;
 /// The examples in the guides, which are compiled as tests.
 #[cfg(doctest)]
 mod guides {
+    #[doc = include_str!("../../docs/CACHING.md")]
+    mod caching {}
     #[doc = include_str!("../../docs/IDEMPOTENCY.md")]
     mod idempotency {}
 
