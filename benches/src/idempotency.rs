@@ -20,7 +20,8 @@ const REQUESTS_A_CLIENT: usize = 60;
 
 pub(crate) async fn run(rounds: u32) -> anyhow::Result<Vec<Summary>> {
     let postgres = private_postgres(Profile::Durable).await.context("PostgreSQL is not installed")?;
-    let redis = RedisServer::start().await?.connection().await?;
+    let redis_server = RedisServer::start().await?;
+    let redis = redis_server.connection().await?;
     let server = Cluster::prepare(&postgres).await?.serve().await?;
     server.set_up().await?;
     let (mut no_key, mut two_step) = (Vec::new(), Vec::new());

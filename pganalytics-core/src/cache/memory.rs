@@ -48,8 +48,8 @@ impl MemoryCacheConfig {
 /// Clones share the entries.
 #[derive(Clone, Debug)]
 pub struct MemoryCache {
-    entries: moka::future::Cache<String, Entry>,
-    generations: moka::future::Cache<String, Generation>,
+    entries: moka::sync::Cache<String, Entry>,
+    generations: moka::sync::Cache<String, Generation>,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
@@ -68,14 +68,14 @@ impl MemoryCache {
 
     /// A cache with these limits.
     pub fn with_config(config: &MemoryCacheConfig, clock: Arc<dyn Clock>) -> Self {
-        let entries = moka::future::Cache::builder()
+        let entries = moka::sync::Cache::builder()
             .max_capacity(config.max_bytes)
             .weigher(|key: &String, entry: &Entry| {
                 u32::try_from(key.len() + entry.value.len()).unwrap_or(u32::MAX)
             })
             .build();
         // The default policy may refuse a new group, which then would have another number each time.
-        let generations = moka::future::Cache::builder()
+        let generations = moka::sync::Cache::builder()
             .max_capacity(config.max_groups)
             .eviction_policy(EvictionPolicy::lru())
             .build();
@@ -95,7 +95,7 @@ impl Cache for MemoryCache {
 
     async fn get(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
         // Under a key that is none, nothing was ever stored: a hit needs no check.
-        let Some(entry) = self.entries.get(key).await else { return check_key(key).map(|()| None) };
+        let Some(entry) = self.entries.get(key) else { return check_key(key).map(|()| None) };
         Ok(self.live(Some(entry)))
     }
 
@@ -103,22 +103,18 @@ impl Cache for MemoryCache {
         check_value(key, &value, options)?;
         let entry = Entry { value, expires_at: after(self.clock.now(), options.ttl) };
         if options.condition == Condition::Always {
-            self.entries.insert(key.to_owned(), entry).await;
+            self.entries.insert(key.to_owned(), entry);
             return Ok(SetOutcome::Stored);
         }
-        let result = self
-            .entries
-            .entry(key.to_owned())
-            .and_compute_with(|current| {
-                let current = self.live(current.map(moka::Entry::into_value));
-                let holds = match &options.condition {
-                    Condition::Always => true,
-                    Condition::IfAbsent => current.is_none(),
-                    Condition::IfEquals(expected) => current.as_ref() == Some(expected),
-                };
-                std::future::ready(if holds { Op::Put(entry) } else { Op::Nop })
-            })
-            .await;
+        let result = self.entries.entry(key.to_owned()).and_compute_with(|current| {
+            let current = self.live(current.map(moka::Entry::into_value));
+            let holds = match &options.condition {
+                Condition::Always => true,
+                Condition::IfAbsent => current.is_none(),
+                Condition::IfEquals(expected) => current.as_ref() == Some(expected),
+            };
+            if holds { Op::Put(entry) } else { Op::Nop }
+        });
         Ok(match result {
             CompResult::Inserted(_) | CompResult::ReplacedWith(_) => SetOutcome::Stored,
             _ => SetOutcome::ConditionFailed,
@@ -127,33 +123,28 @@ impl Cache for MemoryCache {
 
     async fn delete(&self, key: &str) -> Result<bool, CacheError> {
         check_key(key)?;
-        Ok(self.live(self.entries.remove(key).await).is_some())
+        Ok(self.live(self.entries.remove(key)).is_some())
     }
 
     async fn compare_and_delete(&self, key: &str, expected: &[u8]) -> Result<bool, CacheError> {
         check_key(key)?;
-        let result = self
-            .entries
-            .entry(key.to_owned())
-            .and_compute_with(|current| {
-                let current = self.live(current.map(moka::Entry::into_value));
-                let equal = current.is_some_and(|value| value == expected);
-                std::future::ready(if equal { Op::Remove } else { Op::Nop })
-            })
-            .await;
+        let result = self.entries.entry(key.to_owned()).and_compute_with(|current| {
+            let current = self.live(current.map(moka::Entry::into_value));
+            let equal = current.is_some_and(|value| value == expected);
+            if equal { Op::Remove } else { Op::Nop }
+        });
         Ok(matches!(result, CompResult::Removed(_)))
     }
 
     async fn generation(&self, group: &str) -> Result<Generation, CacheError> {
         check_key(group)?;
-        let fresh = async { Generation(self.random.next_u64()) };
-        Ok(self.generations.get_with_by_ref(group, fresh).await)
+        Ok(self.generations.get_with_by_ref(group, || Generation(self.random.next_u64())))
     }
 
     async fn bump_generation(&self, group: &str) -> Result<Generation, CacheError> {
         check_key(group)?;
         let generation = Generation(self.random.next_u64());
-        self.generations.insert(group.to_owned(), generation).await;
+        self.generations.insert(group.to_owned(), generation);
         Ok(generation)
     }
 }
@@ -204,10 +195,10 @@ mod tests {
         for number in 0..1000 {
             cache.generation(&format!("group {number}")).await.unwrap();
         }
-        cache.generations.run_pending_tasks().await;
+        cache.generations.run_pending_tasks();
         assert!(cache.generations.entry_count() <= 10);
         let latest = cache.generation("group 999").await.unwrap();
-        cache.generations.run_pending_tasks().await;
+        cache.generations.run_pending_tasks();
         assert_eq!(cache.generation("group 999").await.unwrap(), latest, "the latest is kept");
     }
 }
