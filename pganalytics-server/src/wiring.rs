@@ -20,18 +20,23 @@ use pganalytics_core::keys::{KeyManager, KeyName};
 use pganalytics_core::random::{OsRandom, Random};
 use pganalytics_core::revocation::Freshness;
 use pganalytics_core::secret::SecretString;
-use pganalytics_core::session::{SessionLimit, WhenFull};
+use pganalytics_core::session::{SessionLimit, SessionStore, WhenFull};
 use pganalytics_core::signing::{MemorySigningKeyStore, Signer, SigningKeyStore};
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig, Ed25519SignerError};
 use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig, FileKeyManagerError};
 use pganalytics_store::postgres::{
-    Database, PostgresConfig, PostgresRefreshTokenStore, PostgresSessionStore, PostgresSigningKeyStore,
-    PostgresTokenStore, PostgresUserStore, StoreError,
+    Database, PostgresConfig, PostgresRefreshTokenStore, PostgresSessionEpochs, PostgresSessionStore,
+    PostgresSigningKeyStore, PostgresTokenStore, PostgresUserStore, StoreError,
+};
+use pganalytics_store::redis::{
+    RedisAddress, RedisClient, RedisConfig, RedisConfigError, RedisSessionStore, RedisTls, RedisTopology,
 };
 
 use crate::api::{PushMemory, RateLimits};
 use crate::app::{App, Services};
-use crate::config::{self, AuthConfig, DatabaseConfig, KeyManagerConfig, PasswordConfig, ServerConfig};
+use crate::config::{
+    self, AuthConfig, DatabaseConfig, KeyManagerConfig, PasswordConfig, ServerConfig, SessionStoreKind,
+};
 use crate::cookies::Cookies;
 use crate::identity::{Identity, IdentityServices};
 use crate::lifecycle::Lifecycle;
@@ -73,6 +78,17 @@ pub enum WiringError {
     /// The secret of the older installation cannot be one.
     #[error("`collectors.legacy_token_secret` cannot be used")]
     LegacySecret(#[source] EmptyLegacySecret),
+    /// One server was expected.
+    #[error(
+        "`redis.servers` has {0} servers; the topology `single` has one, `sentinel` and `cluster` have several"
+    )]
+    RedisServers(usize),
+    /// The authorities of Redis cannot be read.
+    #[error("`redis.tls_authorities` cannot be read")]
+    RedisAuthorities(#[source] std::io::Error),
+    /// Redis cannot be used.
+    #[error("`redis` is wrong")]
+    Redis(#[source] RedisConfigError),
     /// The database cannot be used.
     #[error("database cannot be used")]
     Database(#[source] StoreError),
@@ -170,8 +186,7 @@ fn assemble(
     let signer: Arc<dyn Signer> = signing_keys.clone();
     let random: Arc<dyn Random> = Arc::new(OsRandom);
     let users = Arc::new(PostgresUserStore::new(database.clone(), Arc::clone(&clock)));
-    let sessions = PostgresSessionStore::new(database.clone(), Arc::clone(&clock), Arc::clone(&random));
-    let sessions = Arc::new(sessions.with_limit(session_limit(&config.auth)));
+    let sessions = session_store(&config, &database, &clock, &random)?;
     let tokens = Arc::new(PostgresTokenStore::new(database.clone(), Arc::clone(&clock)));
     let families = Arc::new(PostgresRefreshTokenStore::new(database.clone(), Arc::clone(&clock)));
     let refresh_tokens = RefreshTokens::new(families, sessions.clone(), refresh_tokens_config(&config));
@@ -242,6 +257,9 @@ pub fn check(config: &ServerConfig) -> Result<(), WiringError> {
     key_manager(&config.keys, &clock)?;
     legacy_verifier(config, &clock)?;
     registration_secret(config)?;
+    if config.auth.session_store == SessionStoreKind::Redis {
+        redis(&config.redis, &(Arc::new(OsRandom) as Arc<dyn Random>))?;
+    }
     Ok(())
 }
 
@@ -286,6 +304,59 @@ pub fn create_keys(config: &KeyManagerConfig) -> Result<(), WiringError> {
 
 fn signing_key_wrapping() -> KeyName {
     SIGNING_KEY_WRAPPING.parse().expect("the constant is a key name")
+}
+
+fn session_store(
+    config: &ServerConfig,
+    database: &Database,
+    clock: &Arc<dyn Clock>,
+    random: &Arc<dyn Random>,
+) -> Result<Arc<dyn SessionStore>, WiringError> {
+    let limit = session_limit(&config.auth);
+    Ok(match config.auth.session_store {
+        SessionStoreKind::Postgres => {
+            let store = PostgresSessionStore::new(database.clone(), Arc::clone(clock), Arc::clone(random));
+            Arc::new(store.with_limit(limit))
+        }
+        SessionStoreKind::Redis => {
+            let redis = redis(&config.redis, random)?;
+            let epochs = Arc::new(PostgresSessionEpochs::new(database.clone(), Arc::clone(clock)));
+            let store = RedisSessionStore::new(redis, epochs, Arc::clone(clock), Arc::clone(random));
+            Arc::new(store.with_limit(limit))
+        }
+    })
+}
+
+/// The Redis of the configuration. No connection is opened yet.
+///
+/// # Errors
+/// When an address, the password or a file cannot be used.
+pub fn redis(config: &config::RedisConfig, random: &Arc<dyn Random>) -> Result<RedisClient, WiringError> {
+    let servers = config.servers.iter().map(|server| RedisAddress::new(&server.host, server.port));
+    let mut servers: Vec<RedisAddress> = servers.collect();
+    let topology = match config.topology {
+        config::RedisTopology::Single if servers.len() == 1 => RedisTopology::Single(servers.remove(0)),
+        config::RedisTopology::Single => return Err(WiringError::RedisServers(servers.len())),
+        config::RedisTopology::Sentinel => RedisTopology::Sentinel {
+            sentinels: servers,
+            master: config.sentinel_master.clone(),
+            login: None,
+        },
+        config::RedisTopology::Cluster => RedisTopology::Cluster(servers),
+    };
+    let deadline = Duration::from_millis(config.deadline_milliseconds.get());
+    let mut settings = RedisConfig::new(topology).with_prefix(&config.prefix).with_deadline(deadline);
+    if let Some(password) = &config.password {
+        settings = settings.with_login(config.username.clone(), secret("redis.password", password)?);
+    }
+    if config.tls {
+        let mut tls = RedisTls::new();
+        if let Some(file) = &config.tls_authorities {
+            tls = tls.with_authorities_of(file).map_err(WiringError::RedisAuthorities)?;
+        }
+        settings = settings.with_tls(tls);
+    }
+    RedisClient::new(settings, Arc::clone(random)).map_err(WiringError::Redis)
 }
 
 fn session_limit(config: &AuthConfig) -> SessionLimit {

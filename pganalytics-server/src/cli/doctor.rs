@@ -1,16 +1,18 @@
 use std::error::Error;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use clap::Args;
 use pganalytics_core::clock::{Clock, SystemClock};
+use pganalytics_core::random::{OsRandom, Random};
 use pganalytics_store::postgres::{Compatibility, Database, Migrator};
 use serde::Serialize;
 
 use super::{Failure, print};
 use crate::api::error_chain;
-use crate::config::ServerConfig;
+use crate::config::{RedisConfig, ServerConfig, SessionStoreKind};
 use crate::wiring;
 
 /// Tokens and sessions bear with a clock that is off by less.
@@ -76,7 +78,22 @@ async fn examine(config: &ServerConfig) -> Vec<Finding> {
         Ok(database) => examine_database(&database, &mut findings).await,
         Err(error) => findings.push(bad("database", error_chain(&error), "mend `database.url`")),
     }
+    if config.auth.session_store == SessionStoreKind::Redis {
+        findings.push(examine_redis(&config.redis).await);
+    }
     findings
+}
+
+async fn examine_redis(config: &RedisConfig) -> Finding {
+    let remedy = "check `redis`, and that it runs: nobody can sign in without it";
+    let random: Arc<dyn Random> = Arc::new(OsRandom);
+    match wiring::redis(config, &random) {
+        Err(error) => bad("redis", error_chain(&error), remedy),
+        Ok(redis) => match redis.ping().await {
+            Ok(()) => good("redis", "it answers"),
+            Err(error) => bad("redis", error_chain(&error), remedy),
+        },
+    }
 }
 
 async fn examine_database(database: &Database, findings: &mut Vec<Finding>) {

@@ -3,12 +3,15 @@
 mod bounded;
 mod document;
 mod load;
+mod redis;
 mod sections;
 
 pub use bounded::{Bounded, Seconds};
 pub use document::{reference, sample, schema};
 pub use load::{ConfigError, ENV_PREFIX, load};
+pub use redis::{HostPort, InvalidHostPort, RedisConfig, RedisTopology};
 pub use sections::{
     AuthConfig, CollectorsConfig, DatabaseConfig, FileKeyManagerConfig, HttpConfig, KeyManagerConfig,
-    LimitsConfig, LogConfig, LogFormat, MetricsConfig, PasswordConfig, ServerConfig, WhenFull,
+    LimitsConfig, LogConfig, LogFormat, MetricsConfig, PasswordConfig, ServerConfig, SessionStoreKind,
+    WhenFull,
 };

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use super::RedisConfig;
 use super::bounded::{Bounded, Seconds};
 use crate::secret_ref::SecretRef;
 
@@ -19,6 +20,8 @@ pub struct ServerConfig {
     pub database: DatabaseConfig,
     /// Signing in, sessions and tokens.
     pub auth: AuthConfig,
+    /// Redis, for what is set to be kept there.
+    pub redis: RedisConfig,
     /// The keys that protect signing keys and, later, data.
     pub keys: KeyManagerConfig,
     /// Collectors and their registration.
@@ -119,6 +122,8 @@ pub struct AuthConfig {
     pub refresh_token_grace_seconds: Seconds<0, 60>,
     /// Days after which the key that signs tokens is replaced. What it signed stays valid.
     pub signing_key_rotation_days: Bounded<7, 365>,
+    /// Where sessions are kept: `postgres`, or `redis` as the section `redis` says. Whoever changes it signs everybody out.
+    pub session_store: SessionStoreKind,
     /// Sessions that one user may have at the same time.
     pub max_sessions_per_user: Bounded<1, 10_000>,
     /// What happens to a sign-in beyond that: `evict_oldest` ends the session that began first, `refuse` answers 409.
@@ -137,12 +142,23 @@ impl Default for AuthConfig {
             session_lifetime_seconds: Seconds::new(7 * 24 * 3600),
             refresh_token_grace_seconds: Seconds::new(10),
             signing_key_rotation_days: Bounded::new(30),
+            session_store: SessionStoreKind::Postgres,
             max_sessions_per_user: Bounded::new(100),
             when_full: WhenFull::EvictOldest,
             setup_enabled: false,
             passwords: PasswordConfig::default(),
         }
     }
+}
+
+/// Where sessions are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SessionStoreKind {
+    /// In the database: nothing is lost with a server.
+    Postgres,
+    /// In Redis, which may lose them: then everybody signs in anew. Who was revoked stays revoked.
+    Redis,
 }
 
 /// What happens to a sign-in of a user who has as many sessions as are allowed.

@@ -12,6 +12,7 @@ mod documentation;
 mod hostile;
 mod protocol_push;
 mod protocol_tokens;
+mod redis_sessions;
 mod refresh;
 mod sessions;
 mod signing_keys;

@@ -13,15 +13,15 @@ use uuid::Uuid;
 use crate::common::{TestServer, answer};
 use crate::refresh::{SignedIn, sign_in};
 
-fn delete(server: &TestServer, path: &str, token: &str) -> RequestBuilder {
+pub(crate) fn delete(server: &TestServer, path: &str, token: &str) -> RequestBuilder {
     server.request(Method::DELETE, path).bearer_auth(token)
 }
 
-async fn status(request: RequestBuilder) -> StatusCode {
+pub(crate) async fn status(request: RequestBuilder) -> StatusCode {
     answer(request).await.0
 }
 
-async fn list(server: &TestServer, path: &str, token: &str) -> Vec<Value> {
+pub(crate) async fn list(server: &TestServer, path: &str, token: &str) -> Vec<Value> {
     let (status, body) = answer(server.get(path).bearer_auth(token)).await;
     assert_eq!(status, 200, "{body}");
     let sessions = body["sessions"].as_array().unwrap().clone();
@@ -29,12 +29,12 @@ async fn list(server: &TestServer, path: &str, token: &str) -> Vec<Value> {
     sessions
 }
 
-fn access(signed_in: &SignedIn) -> &str {
+pub(crate) fn access(signed_in: &SignedIn) -> &str {
     signed_in.body["access_token"].as_str().unwrap()
 }
 
 /// Whether each credential of the sign-in still opens anything.
-async fn opens(server: &TestServer, signed_in: &SignedIn) -> [bool; 3] {
+pub(crate) async fn opens(server: &TestServer, signed_in: &SignedIn) -> [bool; 3] {
     let by_token = server.get("/auth/me").bearer_auth(access(signed_in));
     let by_cookie = server.get("/auth/me").header("cookie", &signed_in.cookies);
     let refresh = json!({ "refresh_token": signed_in.body["refresh_token"] });

@@ -42,6 +42,17 @@ pub enum EndedSessions {
     All,
 }
 
+impl EndedSessions {
+    /// Whether that session is one of them.
+    pub fn covers(&self, session: SessionId) -> bool {
+        match self {
+            Self::One(id) => *id == session,
+            Self::AllBut(id) => *id != session,
+            Self::All => true,
+        }
+    }
+}
+
 /// Whether `$2`, the time, finds the session `s` alive.
 macro_rules! is_live {
     () => {

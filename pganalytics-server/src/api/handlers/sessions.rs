@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use pganalytics_core::audit::Resource;
+use pganalytics_core::ids::UserId;
 use pganalytics_core::session::{Session, SessionId};
 use pganalytics_store::postgres::{EndedSessions, PostgresSessionStore, session_epochs};
 use serde::Serialize;
@@ -16,6 +17,7 @@ use crate::api::{
     Access, ApiError, ApiPath, ErrorBody, Permission, Replay, Routes, SignedInUser, Work, WorkHandle,
 };
 use crate::app::App;
+use crate::config::SessionStoreKind;
 use crate::identity::Outdated;
 
 const ADMINISTER: Access = Access::Permission(Permission::Administer);
@@ -116,7 +118,7 @@ async fn end(
     refuse_api_token(&principal)?;
     let mut work = work.begin().await?;
     let which = EndedSessions::One(id);
-    let ended = PostgresSessionStore::end(work.connection(), principal.id, which, app.clock.now()).await?;
+    let ended = end_kept(&app, &mut work, principal.id, which).await?;
     if ended.is_empty() {
         return Err(ApiError::not_found("there is no such session of yours"));
     }
@@ -137,9 +139,28 @@ async fn end_others(
     let current = principal.session().ok_or_else(ApiError::unauthorized)?;
     let mut work = work.begin().await?;
     let which = EndedSessions::AllBut(current);
-    let ended = PostgresSessionStore::end(work.connection(), principal.id, which, app.clock.now()).await?;
+    let ended = end_kept(&app, &mut work, principal.id, which).await?;
     record(&mut work, &ended, Some(current))?;
     Ok(Json(Ended { ended: ended.len() }))
+}
+
+/// Ends sessions where they are kept: in the database with the commit, elsewhere at once. That they have ended although the
+/// commit failed harms nobody: whoever asked for it asks again.
+async fn end_kept(
+    app: &App,
+    work: &mut Work,
+    user: UserId,
+    which: EndedSessions,
+) -> Result<Vec<Session>, ApiError> {
+    if app.config.auth.session_store == SessionStoreKind::Postgres {
+        return Ok(PostgresSessionStore::end(work.connection(), user, which, app.clock.now()).await?);
+    }
+    let mut ended = app.sessions.list(user).await?;
+    ended.retain(|session| which.covers(session.id));
+    for session in &ended {
+        app.sessions.delete(session.id).await?;
+    }
+    Ok(ended)
 }
 
 fn record(work: &mut Work, ended: &[Session], current: Option<SessionId>) -> Result<(), ApiError> {
@@ -177,7 +198,7 @@ async fn end_of_user(
     let now = app.clock.now();
     let mut work = work.begin().await?;
     let user = users::by_number(work.connection(), number).await?;
-    let ended = PostgresSessionStore::end(work.connection(), user.id, EndedSessions::All, now).await?;
+    let ended = end_kept(&app, &mut work, user.id, EndedSessions::All).await?;
     // Also ends one that begins meanwhile.
     session_epochs::raise(work.connection(), user.id, now).await?;
     work.deleted(users::resource(&user), &Sessions::new(&ended, principal.session()))?;
