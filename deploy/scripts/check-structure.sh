@@ -30,7 +30,7 @@ done
 for feature in \
     pganalytics-core/testing pganalytics-core/tower \
     pganalytics-auth/tower \
-    pganalytics-store/local pganalytics-store/postgres pganalytics-store/local-postgres; do
+    pganalytics-store/local pganalytics-store/postgres pganalytics-store/local-postgres pganalytics-store/redis; do
     "$cargo" check -q -p "${feature%/*}" --no-default-features --features "${feature#*/}" || fail "$feature does not compile alone"
 done
 for crate in crypto auth store; do

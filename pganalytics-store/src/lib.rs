@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(any(feature = "postgres", feature = "redis"))]
+mod channels;
 #[cfg(feature = "local")]
 mod local_backup_target;
 #[cfg(feature = "local-postgres")]

@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -18,6 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::database::Database;
 use super::error::StoreError;
+use crate::channels::{ChannelSubscription, Channels};
 
 /// Before each channel's name, since the database may have other users.
 const PREFIX: &str = "pganalytics_";
@@ -100,7 +100,7 @@ impl PostgresNotifier {
                 database: self.database.clone(),
                 config: self.config,
                 listener: None,
-                channels: HashMap::new(),
+                channels: Channels::new(self.config.buffer),
             };
             tokio::spawn(hub.run(requests));
             sender
@@ -127,28 +127,9 @@ impl Notifier for PostgresNotifier {
         let stopped = || BackendError::later("postgres", "the listening task has ended");
         hub.send(request).await.map_err(|_| NotifierError::Backend(stopped()))?;
         match subscribed.await {
-            Ok(Ok(messages)) => Ok(Box::new(PostgresSubscription { messages, _hub: hub.clone() })),
+            Ok(Ok(messages)) => Ok(Box::new(ChannelSubscription::new(messages, hub.clone()))),
             Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(NotifierError::Backend(stopped())),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct PostgresSubscription {
-    messages: broadcast::Receiver<Notification>,
-    /// The hub ends when nobody can ask it for anything.
-    _hub: mpsc::Sender<Request>,
-}
-
-#[async_trait]
-impl Subscription for PostgresSubscription {
-    async fn next(&mut self) -> Notification {
-        match self.messages.recv().await {
-            Ok(notification) => notification,
-            Err(broadcast::error::RecvError::Lagged(_)) => Notification::Gap,
-            // The runtime is shutting down.
-            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }
 }
@@ -164,7 +145,7 @@ struct Hub {
     database: Database,
     config: PostgresNotifierConfig,
     listener: Option<PgListener>,
-    channels: HashMap<String, broadcast::Sender<Notification>>,
+    channels: Channels,
 }
 
 impl Hub {
@@ -194,11 +175,7 @@ impl Hub {
         if let Err(error) = &subscribed {
             self.lose(error);
         }
-        let buffer = self.config.buffer.max(1);
-        let answer = subscribed.map(|()| {
-            let channel = self.channels.entry(request.channel);
-            channel.or_insert_with(|| broadcast::channel(buffer).0).subscribe()
-        });
+        let answer = subscribed.map(|()| self.channels.subscribe(request.channel));
         // Whoever asked may be gone.
         let _ = request.answer.send(answer);
     }
@@ -206,7 +183,7 @@ impl Hub {
     /// Afterwards only what is published from now on will come.
     async fn listen(&mut self, channel: &str) -> Result<(), StoreError> {
         self.connect().await?;
-        let known = self.channels.contains_key(channel);
+        let known = self.channels.contains(channel);
         let Some(listener) = &mut self.listener else { return Ok(()) };
         if known {
             // PostgreSQL sends what was published before, and then answers.
@@ -224,11 +201,11 @@ impl Hub {
         }
         let mut listener = self.announcing_gaps(self.database.listener()).await?;
         if !self.channels.is_empty() {
-            let channels = self.channels.keys().map(String::as_str);
+            let channels = self.channels.names();
             within(self.config.heartbeat, async { Ok(listener.listen_all(channels).await?) }).await?;
         }
         self.listener = Some(listener);
-        self.announce_gap();
+        self.channels.announce_gap();
         Ok(())
     }
 
@@ -238,15 +215,14 @@ impl Hub {
         loop {
             match timeout(RECONNECT_INTERVAL, &mut connecting).await {
                 Ok(connected) => return connected,
-                Err(_) => self.announce_gap(),
+                Err(_) => self.channels.announce_gap(),
             }
         }
     }
 
     /// Makes sure of the connection, and lets go of channels that nobody listens to any more.
     async fn look_after(&mut self) {
-        let abandoned = self.channels.extract_if(|_, channel| channel.receiver_count() == 0);
-        let abandoned: Vec<String> = abandoned.map(|(channel, _)| channel).collect();
+        let abandoned = self.channels.take_abandoned();
         if self.channels.is_empty() {
             self.listener = None;
             return;
@@ -271,14 +247,7 @@ impl Hub {
         if self.listener.take().is_some() {
             tracing::warn!(error = error as &dyn std::error::Error, "notifications may be missed");
         }
-        self.announce_gap();
-    }
-
-    fn announce_gap(&self) {
-        for channel in self.channels.values() {
-            // Without subscribers there is nobody to miss anything.
-            let _ = channel.send(Notification::Gap);
-        }
+        self.channels.announce_gap();
     }
 
     /// Notifications that came in between other answers.
@@ -289,13 +258,12 @@ impl Hub {
     }
 
     fn hand_out(&self, channel: &str, payload: &str) {
-        let Some(channel) = self.channels.get(channel) else { return };
         // Somebody else's message on our channel may have been meant for us.
         let notification = match STANDARD_NO_PAD.decode(payload) {
             Ok(payload) => Notification::Message(Bytes::from(payload)),
             Err(_) => Notification::Gap,
         };
-        let _ = channel.send(notification);
+        self.channels.hand_out(channel, notification);
     }
 }
 

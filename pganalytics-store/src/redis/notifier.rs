@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::client::{RedisClient, command};
 use super::config::RedisAddress;
 use super::error::{BACKEND, Failure};
+use crate::channels::{ChannelSubscription, Channels};
 
 /// How often to try to get a connection again.
 const RECONNECT_INTERVAL: Duration = Duration::from_millis(250);
@@ -76,7 +76,7 @@ impl RedisNotifier {
                 client: self.client.clone(),
                 config: self.config,
                 line: None,
-                channels: HashMap::new(),
+                channels: Channels::new(self.config.buffer),
             };
             tokio::spawn(hub.run(requests));
             sender
@@ -115,28 +115,9 @@ impl Notifier for RedisNotifier {
         let stopped = || NotifierError::from(Failure::Stopped);
         hub.send(request).await.map_err(|_| stopped())?;
         match subscribed.await {
-            Ok(Ok(messages)) => Ok(Box::new(RedisSubscription { messages, _hub: hub.clone() })),
+            Ok(Ok(messages)) => Ok(Box::new(ChannelSubscription::new(messages, hub.clone()))),
             Ok(Err(failure)) => Err(failure.into()),
             Err(_) => Err(stopped()),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct RedisSubscription {
-    messages: broadcast::Receiver<Notification>,
-    /// The hub ends when nobody can ask it for anything.
-    _hub: mpsc::Sender<Request>,
-}
-
-#[async_trait]
-impl Subscription for RedisSubscription {
-    async fn next(&mut self) -> Notification {
-        match self.messages.recv().await {
-            Ok(notification) => notification,
-            Err(broadcast::error::RecvError::Lagged(_)) => Notification::Gap,
-            // The runtime is shutting down.
-            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
         }
     }
 }
@@ -152,7 +133,7 @@ struct Hub {
     client: RedisClient,
     config: RedisNotifierConfig,
     line: Option<Line>,
-    channels: HashMap<String, broadcast::Sender<Notification>>,
+    channels: Channels,
 }
 
 struct Line {
@@ -188,10 +169,7 @@ impl Hub {
 
     async fn subscribe(&mut self, request: Request) {
         let answer = match self.listen(&request.channel).await {
-            Ok(()) => {
-                let channel = self.channels.entry(request.channel);
-                Ok(channel.or_insert_with(|| broadcast::channel(self.config.buffer.max(1)).0).subscribe())
-            }
+            Ok(()) => Ok(self.channels.subscribe(request.channel)),
             Err(failure) => {
                 self.lose(failure.clone());
                 Err(failure)
@@ -203,7 +181,7 @@ impl Hub {
 
     async fn listen(&mut self, channel: &str) -> Result<(), Failure> {
         self.connect().await?;
-        if !self.channels.contains_key(channel)
+        if !self.channels.contains(channel)
             && let Some(line) = &mut self.line
         {
             within(self.config.heartbeat, line.commands.subscribe(channel)).await?;
@@ -216,7 +194,7 @@ impl Hub {
             return Ok(());
         }
         let limit = self.client.config().connect_timeout;
-        let channels: Vec<&String> = self.channels.keys().collect();
+        let channels: Vec<&str> = self.channels.names().collect();
         let connecting = async {
             let address = self.client.server().await?.map(|server| server.address);
             let subscriber = self.client.connector().subscriber(address.as_ref()).await?;
@@ -227,14 +205,13 @@ impl Hub {
             Ok::<_, Failure>(Line { commands, messages, address })
         };
         self.line = Some(timeout(limit, connecting).await.unwrap_or(Err(Failure::Connect(limit)))?);
-        self.announce_gap();
+        self.channels.announce_gap();
         Ok(())
     }
 
     /// Makes sure of the connection, and lets go of channels that nobody listens to any more.
     async fn look_after(&mut self) -> Result<(), Failure> {
-        let abandoned = self.channels.extract_if(|_, channel| channel.receiver_count() == 0);
-        let abandoned: Vec<String> = abandoned.map(|(channel, _)| channel).collect();
+        let abandoned = self.channels.take_abandoned();
         if self.channels.is_empty() {
             self.line = None;
             return Ok(());
@@ -258,21 +235,12 @@ impl Hub {
         if self.line.take().is_some() {
             tracing::warn!(reason = reason.to_string(), "notifications may be missed");
         }
-        self.announce_gap();
-    }
-
-    fn announce_gap(&self) {
-        for channel in self.channels.values() {
-            // Without subscribers there is nobody to miss anything.
-            let _ = channel.send(Notification::Gap);
-        }
+        self.channels.announce_gap();
     }
 
     fn hand_out(&self, message: &Msg) {
-        if let Some(channel) = self.channels.get(message.get_channel_name()) {
-            let payload = Bytes::copy_from_slice(message.get_payload_bytes());
-            let _ = channel.send(Notification::Message(payload));
-        }
+        let payload = Bytes::copy_from_slice(message.get_payload_bytes());
+        self.channels.hand_out(message.get_channel_name(), Notification::Message(payload));
     }
 }
 
