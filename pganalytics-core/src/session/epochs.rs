@@ -11,7 +11,15 @@ use crate::session::{Epoch, SessionError, SessionId};
 
 /// What a session store whose own backend may lose acknowledged writes must not lose: who was revoked.
 ///
-/// Epochs only grow, survive whatever the sessions do not, and are never read older than a `raise` that was acknowledged.
+/// Epochs survive whatever the sessions do not.
+///
+/// # Contract
+/// 1. `an_unknown_user_is_in_epoch_zero`: `epoch` of a user who was never revoked is `Epoch(0)`, whoever else was.
+/// 2. `a_raised_epoch_is_seen_at_once`: `raise` yields the next epoch, and no later `epoch` an older one.
+/// 3. `concurrent_raises_count_each`: none of them is lost, and no two yield the same epoch.
+/// 4. `raised_epochs_are_paged_in_order`: `raised_since` yields all users whose epoch was raised at that time or later, once
+///    each with the latest epoch, ordered by time and user; continued with the last one's time and user it leaves out none.
+/// 5. `any_session_is_announced`: `announce` takes a session that it has never heard of, and the same one again.
 #[async_trait]
 pub trait SessionEpochs: Debug + Send + Sync + 'static {
     /// A short name for logs.
@@ -35,6 +43,41 @@ pub trait SessionEpochs: Debug + Send + Sync + 'static {
     /// Has every server forget what it remembers of a session.
     async fn announce(&self, changed: SessionId) -> Result<(), SessionError>;
 }
+
+macro_rules! forward_session_epochs {
+    ($pointer:ident) => {
+        #[async_trait]
+        #[deny(clippy::missing_trait_methods)]
+        impl<E: SessionEpochs + ?Sized> SessionEpochs for $pointer<E> {
+            fn name(&self) -> &'static str {
+                (**self).name()
+            }
+
+            async fn epoch(&self, user: UserId) -> Result<Epoch, SessionError> {
+                (**self).epoch(user).await
+            }
+
+            async fn raise(&self, user: UserId) -> Result<Epoch, SessionError> {
+                (**self).raise(user).await
+            }
+
+            async fn raised_since(
+                &self,
+                since: DateTime<Utc>,
+                after: Option<UserId>,
+                limit: u32,
+            ) -> Result<Vec<RaisedEpoch>, SessionError> {
+                (**self).raised_since(since, after, limit).await
+            }
+
+            async fn announce(&self, changed: SessionId) -> Result<(), SessionError> {
+                (**self).announce(changed).await
+            }
+        }
+    };
+}
+forward_session_epochs!(Arc);
+forward_session_epochs!(Box);
 
 /// An epoch, and when it began.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,4 +144,18 @@ impl SessionEpochs for MemorySessionEpochs {
     async fn announce(&self, _: SessionId) -> Result<(), SessionError> {
         Ok(())
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{ManualClock, Subject};
+
+    async fn boxed() -> Option<Subject<dyn SessionEpochs>> {
+        let clock = ManualClock::new();
+        let epochs: Box<dyn SessionEpochs> = Box::new(MemorySessionEpochs::new(Arc::new(clock.clone())));
+        Some(Subject::manual(Arc::new(epochs), clock))
+    }
+
+    crate::session_epochs_contract!(boxed());
 }

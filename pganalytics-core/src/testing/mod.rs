@@ -37,6 +37,7 @@ mod random;
 pub mod redirect_sign_in;
 pub mod refresh_token_store;
 pub mod session;
+pub mod session_epochs;
 pub mod signer;
 pub mod signing_key_store;
 mod subject;

@@ -23,6 +23,22 @@ mod session_store {
     pganalytics_core::session_contract!(postgres());
 }
 
+mod session_epochs {
+    use pganalytics_core::session::SessionEpochs;
+    use pganalytics_store::postgres::PostgresSessionEpochs;
+
+    use super::*;
+
+    async fn postgres() -> Option<Subject<dyn SessionEpochs>> {
+        let (test, database) = migrated().await?;
+        let clock = ManualClock::new();
+        let epochs = PostgresSessionEpochs::new(database, Arc::new(clock.clone()));
+        Some(Subject::<dyn SessionEpochs>::manual(Arc::new(epochs), clock).keeping(test))
+    }
+
+    pganalytics_core::session_epochs_contract!(postgres());
+}
+
 mod one_time_store {
     use pganalytics_core::one_time::OneTimeStore;
     use pganalytics_store::postgres::PostgresOneTimeStore;
