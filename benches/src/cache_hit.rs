@@ -19,10 +19,10 @@ pub(crate) async fn run(rounds: u32) -> anyhow::Result<Summary> {
     let keys: Vec<String> = (0..KEYS).map(|index| format!("session:{index:032x}")).collect();
     let value = Bytes::from(vec![7; 200]);
     let ours = MemoryCache::new(Arc::new(SystemClock));
-    let peer = moka::future::Cache::<String, Bytes>::new(64 * 1024 * 1024);
+    let peer = moka::sync::Cache::<String, Bytes>::new(64 * 1024 * 1024);
     for key in &keys {
         ours.set(key, value.clone(), &SetOptions::expiring_in(Duration::from_secs(3600))).await?;
-        peer.insert(key.clone(), value.clone()).await;
+        peer.insert(key.clone(), value.clone());
     }
     let mut measured = Vec::new();
     // The first round warms up.
@@ -34,7 +34,7 @@ pub(crate) async fn run(rounds: u32) -> anyhow::Result<Summary> {
         let ours_nanos = started.elapsed().as_nanos() as f64 / HITS as f64;
         let started = Instant::now();
         for index in 0..HITS {
-            black_box(peer.get(keys[index % KEYS].as_str()).await);
+            black_box(peer.get(keys[index % KEYS].as_str()));
         }
         let peer_nanos = started.elapsed().as_nanos() as f64 / HITS as f64;
         if round > 0 {

@@ -1,3 +1,4 @@
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -13,6 +14,8 @@ pub(super) struct Breaker {
     config: RedisBreaker,
     random: Arc<dyn Random>,
     state: Mutex<State>,
+    /// Whether the state is any other than the usual one, in which calls take no lock.
+    troubled: AtomicBool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -32,11 +35,14 @@ pub(super) struct Permit<'a> {
 
 impl Breaker {
     pub(super) fn new(config: RedisBreaker, random: Arc<dyn Random>) -> Self {
-        Self { config, random, state: Mutex::new(State::Closed { failures: 0 }) }
+        Self { config, random, state: Mutex::new(State::Closed { failures: 0 }), troubled: AtomicBool::new(false) }
     }
 
     /// Lets a call through, or says how long it will be until one is.
     pub(super) fn admit(&self) -> Result<Permit<'_>, Duration> {
+        if !self.troubled.load(Ordering::Acquire) {
+            return Ok(Permit { breaker: self, probe: false, settled: false });
+        }
         let mut state = self.lock();
         let probe = match *state {
             State::Closed { .. } => false,
@@ -45,7 +51,7 @@ impl Breaker {
                 if !left.is_zero() {
                     return Err(left);
                 }
-                *state = State::Probing { pause };
+                self.change(&mut state, State::Probing { pause });
                 true
             }
             State::Probing { pause } => return Err(pause),
@@ -56,10 +62,15 @@ impl Breaker {
     fn open(&self, state: &mut State, pause: Duration) {
         let pause = pause.min(self.config.max_pause);
         let wait = pause.mul_f64(1.0 - self.random.next_fraction() / 2.0);
-        *state = State::Open { until: Instant::now() + wait, pause };
+        self.change(state, State::Open { until: Instant::now() + wait, pause });
         counter!("pganalytics_redis_breaker_opened_total").increment(1);
         gauge!("pganalytics_redis_breaker_open").set(1.0);
         tracing::warn!(pause = ?wait, "redis does not work and is left alone");
+    }
+
+    fn change(&self, state: &mut State, to: State) {
+        *state = to;
+        self.troubled.store(to != State::Closed { failures: 0 }, Ordering::Release);
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -70,14 +81,17 @@ impl Breaker {
 impl Permit<'_> {
     pub(super) fn succeeded(mut self) {
         self.settled = true;
+        if !self.breaker.troubled.load(Ordering::Acquire) {
+            return;
+        }
+        let closed = State::Closed { failures: 0 };
         let mut state = self.breaker.lock();
         match *state {
-            State::Closed { failures: 0 } => {}
-            State::Closed { .. } => *state = State::Closed { failures: 0 },
+            State::Closed { .. } => self.breaker.change(&mut state, closed),
             // A reply to a call from before it opened proves nothing.
             _ if !self.probe => {}
             _ => {
-                *state = State::Closed { failures: 0 };
+                self.breaker.change(&mut state, closed);
                 gauge!("pganalytics_redis_breaker_open").set(0.0);
                 tracing::info!("redis works again");
             }
@@ -94,7 +108,7 @@ impl Permit<'_> {
                 true
             }
             State::Closed { failures } => {
-                *state = State::Closed { failures: failures + 1 };
+                self.breaker.change(&mut state, State::Closed { failures: failures + 1 });
                 false
             }
             State::Probing { pause } if self.probe => {
@@ -111,7 +125,7 @@ impl Drop for Permit<'_> {
         if self.probe && !self.settled {
             let mut state = self.breaker.lock();
             if let State::Probing { pause } = *state {
-                *state = State::Open { until: Instant::now(), pause };
+                self.breaker.change(&mut state, State::Open { until: Instant::now(), pause });
             }
         }
     }

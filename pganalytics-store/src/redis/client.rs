@@ -7,7 +7,7 @@ use pganalytics_core::error::BackendError;
 use pganalytics_core::random::Random;
 use redis::{Cmd, FromRedisValue};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
 use super::breaker::Breaker;
 use super::config::{RedisConfig, RedisTopology};
@@ -34,9 +34,8 @@ struct Inner {
     /// Held while connecting, with the reason why the last attempt failed.
     connecting: Mutex<Option<Failure>>,
     attempts: AtomicU64,
-    begun: Instant,
-    /// When a server last answered, in nanoseconds after `begun`.
-    answered: AtomicU64,
+    /// How often a server has answered.
+    answers: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -59,8 +58,7 @@ impl RedisClient {
             slot: RwLock::default(),
             connecting: Mutex::default(),
             attempts: AtomicU64::new(0),
-            begun: Instant::now(),
-            answered: AtomicU64::new(0),
+            answers: AtomicU64::new(0),
         })))
     }
 
@@ -89,7 +87,7 @@ impl RedisClient {
         route: Option<&str>,
     ) -> Result<T, Failure> {
         let permit = self.0.breaker.admit().map_err(Failure::LeftAlone)?;
-        let begun = self.0.elapsed();
+        let answers = self.0.answers();
         let deadline = self.config().deadline;
         let answer = timeout(deadline, self.send(command, route)).await;
         let failure = match answer {
@@ -106,8 +104,7 @@ impl RedisClient {
             permit.succeeded();
             return Err(failure);
         }
-        let silent =
-            matches!(failure, Failure::Deadline(_)) && self.0.answered.load(Ordering::Relaxed) <= begun;
+        let silent = matches!(failure, Failure::Deadline(_)) && self.0.answers() == answers;
         // One node of a cluster says nothing of the others.
         let clustered = matches!(self.config().topology, RedisTopology::Cluster(_));
         if permit.failed(silent && !clustered) {
@@ -194,12 +191,12 @@ impl Inner {
         }
     }
 
-    fn elapsed(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    fn answers(&self) -> u64 {
+        self.answers.load(Ordering::Relaxed)
     }
 
     fn note_answer(&self) {
-        self.answered.fetch_max(self.elapsed(), Ordering::Relaxed);
+        self.answers.fetch_add(1, Ordering::Relaxed);
     }
 }
 

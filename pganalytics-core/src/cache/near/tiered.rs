@@ -49,7 +49,7 @@ pub struct TieredCache<C> {
     metrics: Metrics,
 }
 
-type Near<V> = moka::future::Cache<String, Held<V>>;
+type Near<V> = moka::sync::Cache<String, Held<V>>;
 
 #[derive(Clone, Debug)]
 struct Held<V> {
@@ -71,13 +71,13 @@ impl<C: Cache> TieredCache<C> {
     /// Outside of a tokio runtime.
     pub fn new(far: C, notifier: Arc<dyn Notifier>, clock: Arc<dyn Clock>, config: NearConfig) -> Self {
         let name = far.name();
-        let entries = moka::future::Cache::builder()
+        let entries = moka::sync::Cache::builder()
             .max_capacity(config.max_bytes)
             .weigher(|key: &String, held: &Held<Bytes>| {
                 u32::try_from(key.len() + held.value.len()).unwrap_or(u32::MAX)
             })
             .build();
-        let groups = moka::future::Cache::builder()
+        let groups = moka::sync::Cache::builder()
             .max_capacity(MAX_GROUPS)
             .eviction_policy(EvictionPolicy::lru())
             .build();
@@ -94,17 +94,17 @@ impl<C: Cache> TieredCache<C> {
         self.link.is_live(self.link.now())
     }
 
-    async fn held<V: Clone + Send + Sync + 'static>(&self, near: &Near<V>, name: &str) -> Option<V> {
-        let held = near.get(name).await?;
+    fn held<V: Clone + Send + Sync + 'static>(&self, near: &Near<V>, name: &str) -> Option<V> {
+        let held = near.get(name)?;
         let now = self.link.now();
         let good = now < held.expires_at && self.link.is_live(now) && self.link.is_current(&held.stamp);
         good.then_some(held.value)
     }
 
     /// Holds a value that was read after `stamp` and `now` were taken.
-    async fn hold<V: Clone + Send + Sync + 'static>(&self, near: &Near<V>, name: &str, held: Held<V>) {
+    fn hold<V: Clone + Send + Sync + 'static>(&self, near: &Near<V>, name: &str, held: Held<V>) {
         if self.link.is_current(&held.stamp) {
-            near.insert(name.to_owned(), held).await;
+            near.insert(name.to_owned(), held);
         }
     }
 
@@ -153,7 +153,7 @@ impl<C: Cache> Cache for TieredCache<C> {
     }
 
     async fn get(&self, key: &str) -> Result<Option<Bytes>, CacheError> {
-        if let Some(value) = self.held(&self.entries, key).await {
+        if let Some(value) = self.held(&self.entries, key) {
             self.metrics.hits.increment(1);
             return Ok(Some(value));
         }
@@ -168,7 +168,7 @@ impl<C: Cache> Cache for TieredCache<C> {
             return Ok(None);
         };
         let held = Held { value: value.clone(), stamp, expires_at: expires_at.min(self.latest(now)) };
-        self.hold(&self.entries, key, held).await;
+        self.hold(&self.entries, key, held);
         Ok(Some(value))
     }
 
@@ -192,7 +192,7 @@ impl<C: Cache> Cache for TieredCache<C> {
         }
         if let Some(stamp) = change.apply() {
             let held = Held { value, stamp, expires_at: expires_at.min(self.latest(now)) };
-            self.hold(&self.entries, key, held).await;
+            self.hold(&self.entries, key, held);
         }
         tell(change).await?;
         Ok(outcome)
@@ -221,14 +221,14 @@ impl<C: Cache> Cache for TieredCache<C> {
     }
 
     async fn generation(&self, group: &str) -> Result<Generation, CacheError> {
-        if let Some(generation) = self.held(&self.groups, group).await {
+        if let Some(generation) = self.held(&self.groups, group) {
             return Ok(generation);
         }
         check_key(group)?;
         let now = self.link.now();
         let stamp = self.link.stamp(Kind::Group, group);
         let value = self.far.generation(group).await?;
-        self.hold(&self.groups, group, Held { value, stamp, expires_at: self.latest(now) }).await;
+        self.hold(&self.groups, group, Held { value, stamp, expires_at: self.latest(now) });
         Ok(value)
     }
 
@@ -387,7 +387,7 @@ mod tests {
         one.set("key", Bytes::from("new"), &hour()).await.unwrap();
         until_stale(&two, "key", "new").await;
         let overtaken = Held { value: Bytes::from("old"), stamp, expires_at: two.latest(now) };
-        two.entries.insert("key".to_owned(), overtaken).await;
+        two.entries.insert("key".to_owned(), overtaken);
         assert_eq!(two.get("key").await.unwrap(), Some(Bytes::from("new")));
     }
 
