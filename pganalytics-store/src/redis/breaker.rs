@@ -35,7 +35,12 @@ pub(super) struct Permit<'a> {
 
 impl Breaker {
     pub(super) fn new(config: RedisBreaker, random: Arc<dyn Random>) -> Self {
-        Self { config, random, state: Mutex::new(State::Closed { failures: 0 }), troubled: AtomicBool::new(false) }
+        Self {
+            config,
+            random,
+            state: Mutex::new(State::Closed { failures: 0 }),
+            troubled: AtomicBool::new(false),
+        }
     }
 
     /// Lets a call through, or says how long it will be until one is.

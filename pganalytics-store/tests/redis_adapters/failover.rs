@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use pganalytics_core::cache::{Cache, SetOptions};
+use pganalytics_core::session::SessionStore;
+use pganalytics_core::testing::ManualClock;
 use pganalytics_testkit::{RedisSentinel, redis_sentinel, wait_until};
 
 use crate::servers::{cache, sentinel};
+use crate::sessions::{is_in, lasting, store_at};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -59,4 +62,25 @@ async fn idle_client_notices_a_new_master_by_itself() {
         matches!(answer, Ok(Ok(None)))
     };
     assert!(wait_until(PATIENCE, first).await, "it waits for the old master");
+}
+
+/// Replication is asynchronous: the replica that takes over may not know of a session's end.
+#[tokio::test]
+async fn ended_session_stays_ended_when_a_lagging_replica_takes_over() {
+    let Some(servers) = redis_sentinel(1).await else { return };
+    let sessions =
+        store_at(sentinel(&servers).with_deadline(Duration::from_millis(300)), &ManualClock::new());
+    let (token, _) = sessions.create(lasting()).await.unwrap();
+    assert_eq!(servers.master.ask("WAIT 1 20000").await.trim(), ":1", "the replica does not follow");
+    servers.replica.process().pause();
+    assert_eq!(servers.master.ask("CLIENT KILL TYPE replica").await.trim(), ":1");
+    assert!(sessions.delete(token.id()).await.unwrap());
+    servers.master.process().kill_9().await;
+    servers.replica.process().resume();
+    assert!(servers.failed_over(PATIENCE).await, "there was no failover");
+    assert!(servers.replica.ask("KEYS *").await.contains(&token.id().to_string()), "it was not lost");
+
+    let again = wait_until(PATIENCE, async || sessions.create(lasting()).await.is_ok());
+    assert!(again.await, "the new master is not found");
+    assert!(!is_in(&sessions, &token).await, "what was ended came back");
 }

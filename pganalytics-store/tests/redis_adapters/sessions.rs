@@ -24,7 +24,7 @@ const ANNA: UserId = UserId(Uuid::from_u128(1));
 const HOUR: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn store_at(config: RedisConfig, clock: &ManualClock) -> RedisSessionStore {
+pub(crate) fn store_at(config: RedisConfig, clock: &ManualClock) -> RedisSessionStore {
     let clock = Arc::new(clock.clone());
     let epochs = Arc::new(MemorySessionEpochs::new(clock.clone()));
     RedisSessionStore::new(client(config), epochs, clock, Arc::new(OsRandom))
@@ -99,11 +99,11 @@ fn of(user: UserId) -> NewSession {
     NewSession::new(user, SessionLifetimes::new(HOUR, 2 * HOUR), "local")
 }
 
-fn lasting() -> NewSession {
+pub(crate) fn lasting() -> NewSession {
     of(ANNA)
 }
 
-async fn is_in(store: &RedisSessionStore, token: &SessionToken) -> bool {
+pub(crate) async fn is_in(store: &RedisSessionStore, token: &SessionToken) -> bool {
     store.load(token).await.unwrap().is_some() || store.find(token.id()).await.unwrap().is_some()
 }
 
