@@ -22,6 +22,9 @@ for crate in axum hyper hyper-util reqwest sqlx sqlx-core tokio-postgres redis r
     ! tree -p pganalytics-core --all-features | grep -qx "$crate" || fail "pganalytics-core must not depend on $crate"
 done
 
+# The lean build of the crypto crate is pure Rust.
+! tree -p pganalytics-crypto --no-default-features | grep -qx aws-lc-rs || fail "pganalytics-crypto must not depend on aws-lc-rs without its feature"
+
 # One provider of cryptography.
 ! "$cargo" tree --workspace --all-features --edges normal,build -i ring 2>/dev/null | grep -q . || fail "ring is in the tree"
 
@@ -30,6 +33,7 @@ done
 for feature in \
     pganalytics-core/testing pganalytics-core/tower \
     pganalytics-auth/tower \
+    pganalytics-crypto/aws-lc \
     pganalytics-store/local pganalytics-store/postgres pganalytics-store/local-postgres pganalytics-store/redis; do
     "$cargo" check -q -p "${feature%/*}" --no-default-features --features "${feature#*/}" || fail "$feature does not compile alone"
 done

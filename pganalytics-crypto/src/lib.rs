@@ -1,6 +1,9 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "aws-lc")]
 pub mod ed25519;
+#[cfg(feature = "aws-lc")]
 pub mod file_key_manager;
 #[cfg(feature = "recovery")]
 pub mod recovery;
+pub mod suite;

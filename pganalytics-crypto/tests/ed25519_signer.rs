@@ -1,4 +1,5 @@
 //! Signing keys in a shared store, wrapped by keys in files.
+#![cfg(feature = "aws-lc")]
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::path::Path;

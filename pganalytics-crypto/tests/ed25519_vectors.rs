@@ -1,4 +1,5 @@
 //! Ed25519 verification against the vectors of Project Wycheproof.
+#![cfg(feature = "aws-lc")]
 
 use pganalytics_crypto::ed25519::verify;
 use serde::Deserialize;

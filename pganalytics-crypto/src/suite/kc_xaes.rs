@@ -1,0 +1,84 @@
+use std::fmt::{self, Debug};
+
+use subtle::ConstantTimeEq;
+
+use crate::suite::backend::{BLOCK_BYTES, Backend, DefaultBackend, MAX_MESSAGE_BYTES};
+use crate::suite::derivation::RootKey;
+
+/// Bytes of a key.
+pub const KEY_BYTES: usize = 32;
+/// Bytes of a nonce. It must be random, and may be.
+pub const NONCE_BYTES: usize = 24;
+/// Bytes that sealing adds behind the ciphertext: 16 of the GCM tag, then 32 of the commitment.
+pub const TAG_BYTES: usize = 48;
+
+/// XAES-256-GCM with key commitment (KC-XAES): seals messages under one key with random nonces.
+///
+/// It also implements the traits of the crate `aead`.
+pub struct KcXaes256Gcm<B: Backend = DefaultBackend>(RootKey<B>);
+
+/// The message is longer than AES-256-GCM can seal: 64 GiB.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("message is longer than 64 GiB")]
+pub struct SealError;
+
+/// The message was not sealed like this under this key. What is wrong is not said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("message cannot be opened")]
+pub struct OpenError;
+
+impl<B: Backend> KcXaes256Gcm<B> {
+    /// Prepares a key: what can be computed once is computed here.
+    pub fn new(key: &[u8; KEY_BYTES]) -> Self {
+        Self(RootKey::new(key))
+    }
+
+    /// Turns plain text into ciphertext and yields tag and commitment.
+    ///
+    /// # Errors
+    /// When the message is too long.
+    pub fn seal_in_place(
+        &self,
+        nonce: &[u8; NONCE_BYTES],
+        associated_data: &[u8],
+        in_out: &mut [u8],
+    ) -> Result<[u8; TAG_BYTES], SealError> {
+        if in_out.len() as u64 > MAX_MESSAGE_BYTES {
+            return Err(SealError);
+        }
+        let (message, commitment) = self.0.derive_committing(nonce);
+        let tag = B::gcm_seal(&message.key, message.nonce, associated_data, in_out)?;
+        let mut whole = [0; TAG_BYTES];
+        whole[..BLOCK_BYTES].copy_from_slice(&tag);
+        whole[BLOCK_BYTES..].copy_from_slice(&commitment);
+        Ok(whole)
+    }
+
+    /// Turns ciphertext back into plain text. On failure `in_out` holds nothing of it.
+    ///
+    /// # Errors
+    /// When key, nonce, associated data, ciphertext or tag is not what it was.
+    pub fn open_in_place(
+        &self,
+        nonce: &[u8; NONCE_BYTES],
+        associated_data: &[u8],
+        in_out: &mut [u8],
+        tag: &[u8; TAG_BYTES],
+    ) -> Result<(), OpenError> {
+        if in_out.len() as u64 > MAX_MESSAGE_BYTES {
+            return Err(OpenError);
+        }
+        let (message, commitment) = self.0.derive_committing(nonce);
+        let (tag, committed) = tag.split_first_chunk().expect("a tag is longer than a block");
+        if !bool::from(commitment.ct_eq(committed)) {
+            return Err(OpenError);
+        }
+        B::gcm_open(&message.key, message.nonce, associated_data, in_out, tag)
+    }
+}
+
+impl<B: Backend> Debug for KcXaes256Gcm<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KcXaes256Gcm(redacted)")
+    }
+}
