@@ -10,7 +10,7 @@ use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::common::{TestServer, answer};
+use crate::common::{PASSWORD, TestServer, answer};
 use crate::refresh::{SignedIn, sign_in};
 
 pub(crate) fn delete(server: &TestServer, path: &str, token: &str) -> RequestBuilder {
@@ -133,9 +133,8 @@ async fn session_from_before_a_sign_in_never_becomes_the_signed_in_one() {
     server.sign_in("ada", Role::User).await;
     server.sign_in("mallory", Role::Viewer).await;
     let name = server.app.cookies.session_name();
-    let password = "correct horse battery staple";
     let login =
-        |user: &str| server.post("/auth/login").json(&json!({ "username": user, "password": password }));
+        |user: &str| server.post("/auth/login").json(&json!({ "username": user, "password": PASSWORD }));
     let cookie_of = |response: &reqwest::Response| {
         let cookies = response.headers().get_all("set-cookie").iter();
         let mut cookies = cookies.filter_map(|cookie| cookie.to_str().unwrap().split(';').next());
@@ -246,4 +245,20 @@ async fn administrators_see_dead_letters_and_have_them_tried_again() {
     assert_eq!(status(retry()).await, 404);
     assert_eq!(outbox.claim_batch("mail", server.app.instance, 1).await.unwrap().len(), 1);
     assert_eq!(server.number("SELECT count(*) FROM change_events WHERE action = 'outbox.revive'").await, 1);
+}
+
+#[tokio::test]
+async fn signing_in_over_an_old_session_takes_the_same_origin_and_no_token() {
+    let Some(server) = TestServer::start().await else { return };
+    server.sign_in("ada", Role::Viewer).await;
+    let before = sign_in(&server).await;
+    let login = |site: &str| {
+        let credentials = json!({ "username": "ada", "password": PASSWORD });
+        let request = server.post("/auth/login").json(&credentials).header("cookie", &before.cookies);
+        request.header("sec-fetch-site", site)
+    };
+    let logout = server.post("/auth/logout").header("cookie", &before.cookies);
+    assert_eq!(status(logout).await, 403, "everything else takes the token");
+    assert_eq!(status(login("cross-site")).await, 403);
+    assert_eq!(status(login("same-origin")).await, 200);
 }

@@ -6,10 +6,8 @@ use pganalytics_core::users::Role;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::common::{TestServer, answer};
+use crate::common::{PASSWORD, TestServer, answer};
 use crate::refresh::{SignedIn, me, refresh, sign_in};
-
-const PASSWORD: &str = "correct horse battery staple";
 
 async fn number_of(server: &TestServer, token: &Value) -> i64 {
     let (status, me) = answer(server.get("/auth/me").bearer_auth(token.as_str().unwrap())).await;

@@ -34,7 +34,7 @@ pub(crate) const REGISTRATION_SECRET: &str = "registration-secret-of-the-tests";
 pub(crate) const LEGACY_SECRET: &str = "token-secret-of-an-older-installation";
 
 /// The password of every user.
-const PASSWORD: &str = "correct horse battery staple";
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
 
 /// How long anything may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(30);

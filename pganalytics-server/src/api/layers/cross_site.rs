@@ -11,32 +11,43 @@ use crate::cookies;
 
 const TOKEN_HEADER: &str = "x-csrf-token";
 
+/// What begins a session proves itself by what it carries: a session that is still there is no reason to refuse it, and its
+/// token need not be known. But no other site may sign a browser in, as somebody of its choice.
+const SIGN_IN: [&str; 2] = ["/api/v1/auth/login", "/api/v1/auth/setup"];
+
 /// Refuses requests that another site made a browser send (OWASP CSRF Prevention Cheat Sheet): what changes something
 /// and is proved by a cookie must come from our own origin, by the browser's own word, and repeat the token of the
-/// session. Credentials that a browser does not add by itself need no protection.
+/// session; so must what begins a session, which has no token yet. Credentials that a browser does not add by itself need
+/// no protection.
 pub(in crate::api) async fn check(
     State(app): State<App>,
     request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let is_safe = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    let signs_in = SIGN_IN.contains(&request.uri().path());
     let user = request.extensions().get::<Principal>().and_then(Principal::user);
     let by_cookie = user.is_some_and(|user| matches!(user.credential, Credential::Cookie(_)));
-    if by_cookie && !is_safe {
-        if !is_same_origin(request.headers(), &app) {
-            return Err(ApiError::forbidden("the request comes from another site"));
-        }
-        let token = app.cookies.session_token(request.headers()).ok_or_else(ApiError::unauthorized)?;
-        let expected = cookies::csrf_token(&token);
-        let given = request.headers().get(TOKEN_HEADER).map(|value| value.as_bytes()).unwrap_or_default();
-        if !bool::from(expected.as_bytes().ct_eq(given)) {
-            return Err(ApiError::forbidden(format!(
-                "header X-CSRF-Token must repeat the cookie `{}`",
-                cookies::CSRF_COOKIE
-            )));
-        }
+    if is_safe || !(by_cookie || signs_in) {
+        return Ok(next.run(request).await);
+    }
+    if !is_same_origin(request.headers(), &app) {
+        return Err(ApiError::forbidden("the request comes from another site"));
+    }
+    if !signs_in {
+        require_token(&app, request.headers())?;
     }
     Ok(next.run(request).await)
+}
+
+fn require_token(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
+    let token = app.cookies.session_token(headers).ok_or_else(ApiError::unauthorized)?;
+    let given = headers.get(TOKEN_HEADER).map(|value| value.as_bytes()).unwrap_or_default();
+    if bool::from(cookies::csrf_token(&token).as_bytes().ct_eq(given)) {
+        return Ok(());
+    }
+    let cookie = cookies::CSRF_COOKIE;
+    Err(ApiError::forbidden(format!("header X-CSRF-Token must repeat the cookie `{cookie}`")))
 }
 
 /// Browsers send `Sec-Fetch-Site`; older ones `Origin`. What sends neither is no browser that would add the cookie for
