@@ -7,6 +7,7 @@ pub mod cache;
 pub mod clock;
 pub mod directory;
 pub mod error;
+mod flight;
 pub mod idempotency;
 pub mod ids;
 pub mod keys;

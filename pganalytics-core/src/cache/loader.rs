@@ -1,16 +1,15 @@
-use std::collections::HashMap;
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 use metrics::counter;
-use tokio::sync::OnceCell;
 
 use crate::cache::expiry::after;
 use crate::cache::{Cache, CacheError, MemoryCache, MemoryCacheConfig, SetOptions};
 use crate::clock::Clock;
+use crate::flight::Flights;
 use crate::random::{Random, RandomExt};
 
 /// Before each stored value: whether there is one, and until when it is fresh, in microseconds.
@@ -88,18 +87,10 @@ pub struct Loader<E> {
     random: Arc<dyn Random>,
     /// What this process has seen, for [`WhenAway::ServeStale`].
     seen: Option<MemoryCache>,
-    flights: Mutex<HashMap<String, Flight<E>>>,
+    flights: Flights<String, Loaded<E>>,
 }
 
 type Loaded<E> = Result<Option<Bytes>, LoadError<E>>;
-type Landing<E> = Arc<OnceCell<Loaded<E>>>;
-
-#[derive(Debug)]
-struct Flight<E> {
-    landing: Landing<E>,
-    // How many callers are on it. The last one out removes it.
-    callers: usize,
-}
 
 /// What a cache held.
 #[derive(Debug)]
@@ -157,7 +148,7 @@ impl<E: Send + Sync + 'static> Loader<E> {
             let limits = MemoryCacheConfig::default().with_max_bytes(16 * 1024 * 1024);
             MemoryCache::with_config(&limits, Arc::clone(&clock))
         });
-        Self { cache, config, clock, random, seen, flights: Mutex::default() }
+        Self { cache, config, clock, random, seen, flights: Flights::default() }
     }
 
     /// The value of the key, from the cache or else from its source. All callers of one key must mean the same source.
@@ -219,7 +210,7 @@ impl<E: Send + Sync + 'static> Loader<E> {
                 None
             }
         };
-        let seat = self.join(key);
+        let seat = self.flights.join(&key.to_owned());
         let fly = || async {
             // Another load may have landed between the miss and this one.
             if cache_works && let Ok(Some(Found { value, fresh: true })) = self.find(key).await {
@@ -235,7 +226,7 @@ impl<E: Send + Sync + 'static> Loader<E> {
                 (Err(error), None) => Err(LoadError::Source(Arc::new(error))),
             }
         };
-        seat.landing.get_or_init(fly).await.clone()
+        seat.land(fly).await.clone()
     }
 
     async fn find(&self, key: &str) -> Result<Option<Found>, CacheError> {
@@ -308,47 +299,6 @@ impl<E: Send + Sync + 'static> Loader<E> {
     fn longest(&self) -> Duration {
         let longest = self.config.ttl.max(self.config.negative_ttl).saturating_add(self.config.stale_for);
         longest.max(Duration::from_millis(1))
-    }
-
-    fn join<'a>(&'a self, key: &'a str) -> Seat<'a, E> {
-        let mut flights = self.lock();
-        let flight = match flights.get_mut(key) {
-            Some(flight) if !flight.landing.initialized() => flight,
-            _ => {
-                let flight = Flight { landing: Landing::default(), callers: 0 };
-                flights.entry(key.to_owned()).insert_entry(flight).into_mut()
-            }
-        };
-        flight.callers += 1;
-        Seat { loader: self, key, landing: Arc::clone(&flight.landing) }
-    }
-}
-
-impl<E> Loader<E> {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Flight<E>>> {
-        self.flights.lock().expect("no holder panics")
-    }
-}
-
-// A caller's part in a flight, given back also when the caller is dropped.
-struct Seat<'a, E> {
-    loader: &'a Loader<E>,
-    key: &'a str,
-    landing: Landing<E>,
-}
-
-impl<E> Drop for Seat<'_, E> {
-    fn drop(&mut self) {
-        let mut flights = self.loader.lock();
-        let Some(flight) = flights.get_mut(self.key) else { return };
-        // After a landing the key may have another flight by now.
-        if !Arc::ptr_eq(&flight.landing, &self.landing) {
-            return;
-        }
-        flight.callers -= 1;
-        if flight.callers == 0 || self.landing.initialized() {
-            flights.remove(self.key);
-        }
     }
 }
 
@@ -451,7 +401,7 @@ mod tests {
     }
 
     fn waiting(loader: &TestLoader) -> usize {
-        loader.lock().get("key").map_or(0, |flight| flight.callers)
+        loader.flights.callers(&"key".to_owned())
     }
 
     #[tokio::test]
@@ -473,7 +423,7 @@ mod tests {
             assert_eq!(load.await.unwrap(), Ok(Bytes::from("value")));
         }
         assert_eq!(source.calls(), 1);
-        assert!(loader.lock().is_empty());
+        assert!(loader.flights.is_empty());
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -513,7 +463,7 @@ mod tests {
         until(|| source.calls() == 2).await;
         source.gate.add_permits(1);
         assert_eq!(waiting_load.await.unwrap(), Ok(Bytes::from("value")));
-        assert!(loader.lock().is_empty());
+        assert!(loader.flights.is_empty());
     }
 
     #[tokio::test]
@@ -525,7 +475,7 @@ mod tests {
             load.abort();
             assert!(load.await.unwrap_err().is_cancelled());
         }
-        assert!(loader.lock().is_empty());
+        assert!(loader.flights.is_empty());
     }
 
     #[tokio::test]

@@ -1,12 +1,13 @@
 //! Bytes by key for a limited time.
 
-mod expiry;
+pub(crate) mod expiry;
 mod loader;
 mod memory;
 mod metered;
 mod near;
 mod port;
 mod prefixed;
+mod sealed;
 mod timeout;
 
 pub use loader::{LoadError, Loader, LoaderConfig, WhenAway};
@@ -18,4 +19,5 @@ pub use port::{
     check_key, check_value,
 };
 pub use prefixed::{PREFIX_MAX_BYTES, PrefixedCache};
+pub use sealed::SealedCache;
 pub use timeout::TimeoutCache;

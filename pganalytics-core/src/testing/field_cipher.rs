@@ -285,100 +285,11 @@ pub async fn an_outage_is_no_verdict(fixture: FieldCipherFixture) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-    use std::sync::Mutex;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use async_trait::async_trait;
-    use sha2::{Digest, Sha256};
-
     use super::*;
-    use crate::random::os_secret;
     use crate::testing::Faulty;
-
-    /// A cipher without cryptography: what it seals stays with it under a random handle, bound to column and row. Blind
-    /// indexes are a keyed hash.
-    #[derive(Debug)]
-    struct TokenVault {
-        sealed: Mutex<HashMap<Bytes, Deposit>>,
-        index_key: SecretBytes,
-        asked: Arc<AtomicUsize>,
-        is_reachable: bool,
-    }
-
-    #[derive(Debug)]
-    struct Deposit {
-        field: FieldRef,
-        row: Uuid,
-        value: SecretBytes,
-    }
-
-    impl TokenVault {
-        fn new(asked: Arc<AtomicUsize>, is_reachable: bool) -> Self {
-            Self { sealed: Mutex::default(), index_key: os_secret(32), asked, is_reachable }
-        }
-
-        fn ask_key_service(&self, purpose: &str) -> Result<(), FieldCipherError> {
-            self.asked.fetch_add(1, Ordering::SeqCst);
-            let away = || FieldCipherError::KeyUnavailable { purpose: purpose.into(), source: "away".into() };
-            self.is_reachable.then_some(()).ok_or_else(away)
-        }
-    }
-
-    #[async_trait]
-    impl FieldCipher for TokenVault {
-        fn name(&self) -> &'static str {
-            "token vault"
-        }
-
-        async fn seal_batch(
-            &self,
-            requests: &[SealRequest<'_>],
-        ) -> Result<Vec<Ciphertext>, FieldCipherError> {
-            let Some(first) = requests.first() else { return Ok(Vec::new()) };
-            self.ask_key_service(first.field.purpose)?;
-            let mut sealed = self.sealed.lock().unwrap();
-            let seal = |request: &SealRequest<'_>| {
-                let handle = Bytes::copy_from_slice(os_secret(32).expose());
-                let value = SecretBytes::new(request.value.to_vec());
-                sealed.insert(handle.clone(), Deposit { field: request.field, row: request.row, value });
-                Ciphertext(handle)
-            };
-            Ok(requests.iter().map(seal).collect())
-        }
-
-        async fn open_batch(
-            &self,
-            requests: &[OpenRequest<'_>],
-        ) -> Result<Vec<Result<SecretBytes, FieldCipherError>>, FieldCipherError> {
-            let Some(first) = requests.first() else { return Ok(Vec::new()) };
-            self.ask_key_service(first.field.purpose)?;
-            let sealed = self.sealed.lock().unwrap();
-            let open = |request: &OpenRequest<'_>| {
-                let FieldRef { table, column, .. } = request.field;
-                let deposit = sealed.get(&request.ciphertext.0);
-                deposit
-                    .filter(|deposit| deposit.field == request.field && deposit.row == request.row)
-                    .map(|deposit| deposit.value.clone())
-                    .ok_or(FieldCipherError::Undecryptable { table, column })
-            };
-            Ok(requests.iter().map(open).collect())
-        }
-
-        async fn blind_indexes(
-            &self,
-            field: &FieldRef,
-            value: &[u8],
-        ) -> Result<Vec<BlindIndex>, FieldCipherError> {
-            self.ask_key_service(field.purpose)?;
-            let mut hash = Sha256::new_with_prefix(self.index_key.expose());
-            for part in [field.table.as_bytes(), field.column.as_bytes(), field.purpose.as_bytes(), value] {
-                hash.update(part.len().to_le_bytes());
-                hash.update(part);
-            }
-            Ok(vec![BlindIndex(Bytes::copy_from_slice(&hash.finalize()))])
-        }
-    }
+    use crate::testing::doubles::TokenVault;
 
     async fn vault() -> Option<FieldCipherFixture> {
         let asked = Arc::new(AtomicUsize::new(0));

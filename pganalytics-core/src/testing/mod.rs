@@ -26,6 +26,8 @@ pub mod auth_provider;
 pub mod backup;
 pub mod cache;
 mod clock;
+#[cfg(test)]
+pub(crate) mod doubles;
 mod faulty;
 pub mod field_cipher;
 pub mod idempotency;
