@@ -1,10 +1,16 @@
-//! Keys that encrypt data: key managers, field encryption.
+//! Keys that encrypt data: key managers, the store of data keys, field encryption.
 
 mod cached;
+mod data_key_store;
 mod field_cipher;
 mod manager;
+mod memory_data_key_store;
 
 pub use cached::{CachedKeyManager, KeyCacheConfig};
+pub use data_key_store::{
+    DataKeyId, DataKeyState, DataKeyStore, DataKeyStoreError, DataKeyVersion, DataKeyWrapping, NewDataKey,
+    StoredDataKey,
+};
 pub use field_cipher::{
     BlindIndex, Ciphertext, FieldCipher, FieldCipherError, FieldRef, OpenRequest, SealRequest,
 };
@@ -12,3 +18,4 @@ pub use manager::{
     DATA_KEY_BYTES, DataKey, InvalidKeyName, KeyContext, KeyError, KeyManager, KeyName, KeyVersion,
     WrappedKey,
 };
+pub use memory_data_key_store::MemoryDataKeyStore;

@@ -26,6 +26,7 @@ pub mod auth_provider;
 pub mod backup;
 pub mod cache;
 mod clock;
+pub mod data_key_store;
 #[cfg(test)]
 pub(crate) mod doubles;
 mod faulty;

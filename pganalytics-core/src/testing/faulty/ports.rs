@@ -8,8 +8,9 @@ use crate::auth::{
 use crate::directory::{DirectoryError, DirectoryScan, ScanStep, UserDirectory, Watermark};
 use crate::ids::{ApiTokenId, UserId};
 use crate::keys::{
-    BlindIndex, Ciphertext, DataKey, FieldCipher, FieldCipherError, FieldRef, KeyContext, KeyError,
-    KeyManager, KeyName, KeyVersion, OpenRequest, SealRequest, WrappedKey,
+    BlindIndex, Ciphertext, DataKey, DataKeyId, DataKeyStore, DataKeyStoreError, DataKeyWrapping,
+    FieldCipher, FieldCipherError, FieldRef, KeyContext, KeyError, KeyManager, KeyName, KeyVersion,
+    NewDataKey, OpenRequest, SealRequest, StoredDataKey, WrappedKey,
 };
 use crate::secret::SecretBytes;
 use crate::signing::{
@@ -71,6 +72,17 @@ faulty_port! {
         async fn list(user: UserId) -> Vec<ApiToken>;
         async fn revoke(user: UserId, id: ApiTokenId) -> bool;
         async fn record_use(id: ApiTokenId, at: DateTime<Utc>) -> ();
+    }
+}
+
+faulty_port! {
+    DataKeyStore fails with DataKeyStoreError {
+        fn name() -> &'static str;
+        async fn list() -> Vec<StoredDataKey>;
+        async fn add(new: &NewDataKey) -> bool;
+        async fn rewrap(id: &DataKeyId, from: &WrappedKey, to: &DataKeyWrapping) -> bool;
+        async fn retire(id: &DataKeyId, at: DateTime<Utc>) -> bool;
+        async fn destroy(id: &DataKeyId, at: DateTime<Utc>) -> bool;
     }
 }
 
