@@ -7,3 +7,5 @@ pub mod file_key_manager;
 #[cfg(feature = "recovery")]
 pub mod recovery;
 pub mod suite;
+#[cfg(feature = "vault")]
+pub mod vault_key_manager;

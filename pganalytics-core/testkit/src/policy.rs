@@ -7,7 +7,7 @@ pub const REQUIRE_BACKENDS: &str = "PGA_TEST_REQUIRE_BACKENDS";
 /// Whether every service must be there, as in continuous integration.
 #[must_use]
 pub fn require_backends() -> bool {
-    env::var_os(REQUIRE_BACKENDS).is_some_and(|value| value == "1")
+    is_set(REQUIRE_BACKENDS)
 }
 
 /// Says that a service is not installed; the test is then to be skipped.
@@ -15,9 +15,24 @@ pub fn require_backends() -> bool {
 /// # Panics
 /// When every service must be there.
 pub fn missing<T>(service: &str, package: &str) -> Option<T> {
-    let message = format!("{service} is not installed (Debian package `{package}`)");
-    assert!(!require_backends(), "{message}, and {REQUIRE_BACKENDS}=1");
+    skipped(&format!("{service} is not installed (Debian package `{package}`)"), REQUIRE_BACKENDS)
+}
+
+/// Says that a service is not installed which no package registry has; the test is then to be skipped.
+///
+/// # Panics
+/// When the environment variable `required` is `1`.
+pub(crate) fn missing_optional<T>(service: &str, required: &str) -> Option<T> {
+    skipped(&format!("{service} is not on the PATH"), required)
+}
+
+fn skipped<T>(message: &str, required: &str) -> Option<T> {
+    assert!(!is_set(required), "{message}, and {required}=1");
     // Not `eprintln!`, which the test harness hides when the test passes.
     let _ = writeln!(io::stderr(), "skipped: {message}");
     None
+}
+
+fn is_set(variable: &str) -> bool {
+    env::var_os(variable).is_some_and(|value| value == "1")
 }
