@@ -96,7 +96,9 @@ impl Transit {
         let mounts = self.must("GET", "sys/auth", Value::Null).await;
         if mounts["data"].get("approle/").is_none() {
             // Another test may have been faster.
-            self.server.ask_in(&self.namespace, "POST", "sys/auth/approle", json!({ "type": "approle" })).await;
+            self.server
+                .ask_in(&self.namespace, "POST", "sys/auth/approle", json!({ "type": "approle" }))
+                .await;
         }
         let role = format!("auth/approle/role/{}", self.mount);
         let mut body = json!({ "token_policies": [self.mount] });
@@ -527,7 +529,8 @@ async fn a_missing_engine_is_no_verdict_on_keys() {
 #[tokio::test]
 async fn keys_are_made_where_the_configuration_says_so() {
     let Some(engine) = Transit::shared().await else { return };
-    let config = engine.config(token(engine.server.root_token())).creating([name("orders"), name("invoices")]);
+    let config =
+        engine.config(token(engine.server.root_token())).creating([name("orders"), name("invoices")]);
     let manager = VaultKeyManager::connect(&config).await.unwrap();
     for key in ["orders", "invoices"] {
         assert_eq!(manager.current_version(&name(key)).await.unwrap(), Some(KeyVersion(1)));
@@ -618,7 +621,9 @@ async fn logs_and_errors_show_no_secret() {
 
     engine.write_policy("*").await;
     let auth = engine.app_role(json!({})).await;
-    let VaultAuth::AppRole { secret_id: VaultSecret::Value(secret_id), .. } = &auth else { panic!("{auth:?}") };
+    let VaultAuth::AppRole { secret_id: VaultSecret::Value(secret_id), .. } = &auth else {
+        panic!("{auth:?}")
+    };
     let secret_id = secret_id.expose().to_owned();
     let config = engine.config(auth);
     let manager = VaultKeyManager::connect(&config).await.unwrap();
@@ -640,7 +645,8 @@ async fn logs_and_errors_show_no_secret() {
         let found = printed.lines().find(|line| line.contains(secret));
         assert!(found.is_none(), "{secret}: {found:?}");
     }
-    let words = || printed.split(|char: char| !char.is_ascii_alphanumeric() && !matches!(char, '.' | '_' | '-'));
+    let words =
+        || printed.split(|char: char| !char.is_ascii_alphanumeric() && !matches!(char, '.' | '_' | '-'));
     let token = words().find(|word| word.len() > 20 && (word.starts_with("s.") || word.starts_with("hvs.")));
     assert!(token.is_none(), "a token: {token:?}");
 }

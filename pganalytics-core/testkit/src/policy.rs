@@ -18,7 +18,7 @@ pub fn missing<T>(service: &str, package: &str) -> Option<T> {
     skipped(&format!("{service} is not installed (Debian package `{package}`)"), REQUIRE_BACKENDS)
 }
 
-/// Says that a service is not installed which no package registry has; the test is then to be skipped.
+/// Says that a service is not installed which Debian does not package; the test is then to be skipped.
 ///
 /// # Panics
 /// When the environment variable `required` is `1`.

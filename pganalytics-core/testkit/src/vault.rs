@@ -16,8 +16,8 @@ use crate::policy::missing_optional;
 use crate::redis::new_folder;
 use crate::{Child, free_port, wait_until};
 
-/// The environment variable that turns tests skipped for want of Vault into failed ones, when it is `1`. No package registry
-/// has the server, so `PGA_TEST_REQUIRE_BACKENDS` does not ask for it.
+/// The environment variable that turns tests skipped for want of Vault into failed ones, when it is `1`. Debian does not
+/// package the server, so `PGA_TEST_REQUIRE_BACKENDS` does not ask for it.
 pub const REQUIRE_VAULT: &str = "PGA_TEST_REQUIRE_VAULT";
 
 const PROGRAMS: [&str; 2] = ["bao", "vault"];
@@ -150,7 +150,11 @@ impl Vault {
     /// When it does not start.
     pub async fn start_again(&mut self) {
         self.server = spawn(&self.program, self.folder.path());
-        assert!(is_up(&self.server, self.ports.plain).await, "Vault does not start again: {}", self.server.log());
+        assert!(
+            is_up(&self.server, self.ports.plain).await,
+            "Vault does not start again: {}",
+            self.server.log()
+        );
     }
 }
 

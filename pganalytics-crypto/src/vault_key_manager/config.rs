@@ -150,7 +150,8 @@ pub(super) async fn read_credential(path: &Path) -> Result<Zeroizing<String>, Va
     let unusable = |reason: String| VaultKeyManagerError::Credential { path: path.into(), reason };
     let owned = path.to_owned();
     let read = tokio::task::spawn_blocking(move || std::fs::read(owned)).await;
-    let bytes = read.map_err(|_| unusable("interrupted".into()))?.map_err(|error| unusable(error.to_string()))?;
+    let bytes =
+        read.map_err(|_| unusable("interrupted".into()))?.map_err(|error| unusable(error.to_string()))?;
     let bytes = Zeroizing::new(bytes);
     if bytes.len() > MAX_CREDENTIAL_BYTES {
         return Err(unusable(format!("larger than {MAX_CREDENTIAL_BYTES} bytes")));

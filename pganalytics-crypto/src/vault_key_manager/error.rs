@@ -109,9 +109,11 @@ impl From<VaultKeyManagerError> for KeyError {
         use VaultKeyManagerError as E;
         match error {
             E::UnknownKey { key } => Self::UnknownKey { key, manager: NAME },
-            E::Config(_) | E::Exists { .. } | E::UnusableKey { .. } | E::Refused { .. } | E::Malformed { .. } => {
-                Self::Backend(BackendError::never(NAME, error))
-            }
+            E::Config(_)
+            | E::Exists { .. }
+            | E::UnusableKey { .. }
+            | E::Refused { .. }
+            | E::Malformed { .. } => Self::Backend(BackendError::never(NAME, error)),
             E::Unreachable { .. }
             | E::TimedOut { .. }
             | E::Sealed

@@ -172,7 +172,9 @@ pub(super) fn check_mount(mount: &str) -> Result<(), VaultKeyManagerError> {
     if mount.split('/').all(segment) {
         return Ok(());
     }
-    Err(VaultKeyManagerError::Config(format!("`{mount}` is no mount: letters, digits, `-`, `_`, `.` and `/` between")))
+    Err(VaultKeyManagerError::Config(format!(
+        "`{mount}` is no mount: letters, digits, `-`, `_`, `.` and `/` between"
+    )))
 }
 
 fn namespace(text: &str) -> Result<HeaderValue, VaultKeyManagerError> {

@@ -114,7 +114,9 @@ impl Sessions {
         let seen = self.logins.load(Ordering::Acquire);
         let mut failure = self.login.lock().await;
         let current = self.current();
-        if let Some(session) = current.filter(|current| stale.is_none_or(|stale| !Arc::ptr_eq(current, stale))) {
+        if let Some(session) =
+            current.filter(|current| stale.is_none_or(|stale| !Arc::ptr_eq(current, stale)))
+        {
             return Ok(session);
         }
         if let Some(error) = failure.as_ref().filter(|_| self.logins.load(Ordering::Acquire) != seen) {

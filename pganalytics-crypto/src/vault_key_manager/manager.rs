@@ -148,7 +148,11 @@ impl VaultKeyManager {
         let found: TransitKey = reply.parse::<Data<TransitKey>>()?.data;
         let unusable = |reason| Err(VaultKeyManagerError::UnusableKey { key: key.clone(), reason });
         if !SUITABLE_TYPES.contains(&found.kind.as_str()) {
-            return unusable(format!("its type is `{}`, not one of {}", found.kind, SUITABLE_TYPES.join(", ")));
+            return unusable(format!(
+                "its type is `{}`, not one of {}",
+                found.kind,
+                SUITABLE_TYPES.join(", ")
+            ));
         }
         if found.derived {
             return unusable("it is one that others are derived from".into());
