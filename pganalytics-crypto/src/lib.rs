@@ -2,8 +2,9 @@
 
 #[cfg(feature = "aws-lc")]
 pub mod ed25519;
-#[cfg(feature = "aws-lc")]
+pub mod env_key_manager;
 pub mod file_key_manager;
+mod key_ring;
 #[cfg(feature = "recovery")]
 pub mod recovery;
 pub mod suite;

@@ -3,9 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pganalytics_core::error::{PortError, Retry};
@@ -129,6 +130,144 @@ fn exposed_files_and_folders_are_refused_by_name() {
         assert!(matches!(error, FileKeyManagerError::Exposed { mode, .. } if mode == exposed), "{error:?}");
     }
     set_mode(folder.path(), 0o700);
+}
+
+#[test]
+fn what_a_group_may_read_is_accepted_on_demand() {
+    let folder = folder();
+    open(folder.path(), &["orders"]).unwrap();
+    let file = folder.path().join("orders.key");
+    let grouped = FileKeyManagerConfig::new(folder.path()).allowing_group_read();
+    let open = || FileKeyManager::open(&grouped, Arc::new(ManualClock::new()));
+    for accepted in [0o400, 0o440, 0o600, 0o640] {
+        set_mode(&file, accepted);
+        open().unwrap();
+    }
+    for exposed in [0o444, 0o644, 0o404, 0o660, 0o450, 0o442, 0o777] {
+        set_mode(&file, exposed);
+        let error = open().unwrap_err();
+        assert!(matches!(error, FileKeyManagerError::Exposed { mode, .. } if mode == exposed), "{error:?}");
+    }
+    set_mode(&file, 0o440);
+    for accepted in [0o500, 0o750, 0o755, 0o1777, 0o3777] {
+        set_mode(folder.path(), accepted);
+        open().unwrap();
+    }
+    for exposed in [0o770, 0o777, 0o757, 0o2777] {
+        set_mode(folder.path(), exposed);
+        let error = open().unwrap_err();
+        assert!(matches!(error, FileKeyManagerError::Exposed { mode, .. } if mode == exposed), "{error:?}");
+    }
+    set_mode(folder.path(), 0o700);
+}
+
+/// A folder as the kubelet keeps it: the files are links through `..data`, which is replaced as a whole.
+struct MountedSecret {
+    mount: TempDir,
+    source: TempDir,
+    generation: usize,
+}
+
+impl MountedSecret {
+    fn new() -> Self {
+        let secret = Self { mount: folder(), source: folder(), generation: 0 };
+        open(secret.source.path(), &["orders"]).unwrap();
+        secret
+    }
+
+    fn publish(&mut self) {
+        self.generation += 1;
+        let (mount, version) = (self.mount.path(), format!("..2026_{}", self.generation));
+        fs::create_dir(mount.join(&version)).unwrap();
+        let file = mount.join(&version).join("orders.key");
+        fs::copy(self.source.path().join("orders.key"), &file).unwrap();
+        set_mode(&file, 0o440);
+        symlink(&version, mount.join("..data_tmp")).unwrap();
+        fs::rename(mount.join("..data_tmp"), mount.join("..data")).unwrap();
+        if self.generation == 1 {
+            symlink("..data/orders.key", mount.join("orders.key")).unwrap();
+            set_mode(mount, 0o3777);
+        } else {
+            fs::remove_dir_all(mount.join(format!("..2026_{}", self.generation - 1))).unwrap();
+        }
+    }
+}
+
+fn watching(folder: &Path, clock: &ManualClock) -> FileKeyManager {
+    let config = FileKeyManagerConfig::new(folder).allowing_group_read();
+    let config = config.with_recheck_after(Duration::from_secs(10));
+    FileKeyManager::open(&config, Arc::new(clock.clone())).unwrap()
+}
+
+#[tokio::test]
+async fn a_mounted_secret_that_changes_is_followed() {
+    let (mut secret, clock, orders) = (MountedSecret::new(), ManualClock::new(), name("orders"));
+    secret.publish();
+    let manager = watching(secret.mount.path(), &clock);
+    let (data_key, old) = manager.generate(&orders, &context("row")).await.unwrap();
+
+    open(secret.source.path(), &[]).unwrap().rotate(&orders).await.unwrap();
+    secret.publish();
+    clock.advance(Duration::from_secs(9));
+    assert_eq!(manager.current_version(&orders).await.unwrap(), Some(KeyVersion(1)));
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(manager.current_version(&orders).await.unwrap(), Some(KeyVersion(2)));
+    assert!(manager.unwrap(&orders, &context("row"), &old).await.unwrap() == data_key);
+}
+
+#[tokio::test]
+async fn a_version_that_was_taken_away_no_longer_unwraps() {
+    let (folder, clock, orders) = (folder(), ManualClock::new(), name("orders"));
+    let writer = open(folder.path(), &["orders"]).unwrap();
+    let manager = watching(folder.path(), &clock);
+    let (_, old) = manager.generate(&orders, &context("row")).await.unwrap();
+    writer.rotate(&orders).await.unwrap();
+    let file = folder.path().join("orders.key");
+    let text = fs::read_to_string(&file).unwrap();
+    let without: String =
+        text.lines().filter(|line| !line.starts_with("version 1 ")).map(|line| format!("{line}\n")).collect();
+    fs::write(&file, without).unwrap();
+    clock.advance(Duration::from_secs(10));
+    assert_undecryptable(manager.unwrap(&orders, &context("row"), &old).await, "taken away");
+}
+
+#[tokio::test]
+async fn what_was_read_serves_while_its_file_is_broken_or_gone() {
+    let (folder, clock, orders) = (folder(), ManualClock::new(), name("orders"));
+    open(folder.path(), &["orders"]).unwrap();
+    let manager = watching(folder.path(), &clock);
+    let (data_key, wrapped) = manager.generate(&orders, &context("row")).await.unwrap();
+    let file = folder.path().join("orders.key");
+    let breakages: [&dyn Fn(); 2] =
+        [&|| fs::write(&file, "half a fi").unwrap(), &|| fs::remove_file(&file).unwrap()];
+    for breakage in breakages {
+        breakage();
+        clock.advance(Duration::from_secs(10));
+        assert!(manager.unwrap(&orders, &context("row"), &wrapped).await.unwrap() == data_key);
+    }
+}
+
+#[test]
+fn systemd_credentials_are_read() {
+    let folder = folder();
+    open(folder.path(), &["orders"]).unwrap();
+    fs::remove_file(folder.path().join(".lock")).unwrap();
+    set_mode(&folder.path().join("orders.key"), 0o400);
+    set_mode(folder.path(), 0o500);
+    open(folder.path(), &[]).unwrap();
+    set_mode(folder.path(), 0o700);
+}
+
+#[test]
+fn weak_keys_are_refused_with_the_line() {
+    let folder = folder();
+    open(folder.path(), &["orders"]).unwrap();
+    let file = folder.path().join("orders.key");
+    let text = fs::read_to_string(&file).unwrap();
+    let key = text.trim_end().rsplit(' ').next().unwrap();
+    fs::write(&file, text.replace(key, &format!("{}=", "A".repeat(43)))).unwrap();
+    let error = open(folder.path(), &[]).unwrap_err().to_string();
+    assert!(error.contains("orders.key, line 3: it has hardly any different bytes"), "{error}");
 }
 
 #[test]
@@ -272,7 +411,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let folder = folder();
         let manager = open(folder.path(), &["orders"]).unwrap();
-        let blob = if header { [b"PGWK\x01\x01\0\0\0\x01", &bytes[..]].concat() } else { bytes };
+        let blob = if header { [b"PGWK\x01\x02\0\0\0\x01", &bytes[..]].concat() } else { bytes };
         let wrapped = WrappedKey { blob: Bytes::from(blob), version: None };
         let result = runtime.block_on(manager.unwrap(&name("orders"), &context("row"), &wrapped));
         assert_undecryptable(result, "any bytes");

@@ -21,14 +21,14 @@ pub enum FileKeyManagerError {
         #[source]
         source: io::Error,
     },
-    /// Somebody other than the owner may read or write it.
-    #[error("{} has mode {mode:04o}, but keys must be open to their owner alone (mode {required:04o})", path.display())]
+    /// Somebody may read or write it who must not.
+    #[error("{} has mode {mode:04o}, but keys must be open to nobody else (at most mode {required:04o})", path.display())]
     Exposed {
         /// The file or folder.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
-        /// The permission bits that it should have.
+        /// The permission bits that it may have at most.
         required: u32,
     },
     /// The file is no key file.

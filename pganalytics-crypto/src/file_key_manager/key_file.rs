@@ -1,4 +1,4 @@
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, Metadata, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -7,31 +7,48 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{DateTime, SecondsFormat, Utc};
 use pganalytics_core::keys::{KeyName, KeyVersion};
-use pganalytics_core::random::os_secret;
-use pganalytics_core::secret::SecretBytes;
+use pganalytics_core::random::os_random;
 use zeroize::Zeroizing;
 
 use super::error::FileKeyManagerError;
-
-pub(super) const KEY_BYTES: usize = 32;
+use crate::key_ring::weakness;
+use crate::suite::KEY_BYTES;
 
 const FIRST_LINE: &str = "pganalytics-key-file 1";
 const EXTENSION: &str = "key";
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
+const GROUP_READ: u32 = 0o040;
+const OTHERS_WRITE: u32 = 0o022;
+const STICKY: u32 = 0o1000;
 // A thousand versions; a wrong path must not pull a log file into memory.
 const MAX_FILE_BYTES: u64 = 128 * 1024;
 
+/// Who may read key files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Access {
+    Owner,
+    /// Also their group.
+    Group,
+}
+
+/// What tells one file of a name from the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FileIdentity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
 /// One version of a key-encryption key.
-#[derive(Debug)]
 pub(super) struct KeyFileVersion {
     pub(super) version: KeyVersion,
     pub(super) created_at: DateTime<Utc>,
-    pub(super) key: SecretBytes,
+    pub(super) key: Zeroizing<[u8; KEY_BYTES]>,
 }
 
 /// What a key file holds: at least one version, rising.
-#[derive(Debug)]
 pub(super) struct KeyFile {
     pub(super) versions: Vec<KeyFileVersion>,
 }
@@ -51,29 +68,33 @@ impl KeyFile {
 }
 
 fn generate_version(version: KeyVersion, created_at: DateTime<Utc>) -> KeyFileVersion {
-    KeyFileVersion { version, created_at, key: os_secret(KEY_BYTES) }
+    let mut key = Zeroizing::new([0; KEY_BYTES]);
+    os_random(&mut *key);
+    KeyFileVersion { version, created_at, key }
 }
 
 /// A folder of key files.
 #[derive(Debug)]
 pub(super) struct KeyFolder {
     path: PathBuf,
+    access: Access,
 }
 
 impl KeyFolder {
-    pub(super) fn open(path: &Path) -> Result<Self, FileKeyManagerError> {
+    pub(super) fn open(path: &Path, access: Access) -> Result<Self, FileKeyManagerError> {
         let folder = File::open(path).map_err(FileKeyManagerError::io(path, "opened"))?;
-        refuse_exposed(&folder, path, FOLDER_MODE)?;
-        Ok(Self { path: path.into() })
+        let metadata = folder.metadata().map_err(FileKeyManagerError::io(path, "examined"))?;
+        refuse_exposed_folder(&metadata, path, access)?;
+        Ok(Self { path: path.into(), access })
     }
 
-    pub(super) fn create(path: &Path) -> Result<Self, FileKeyManagerError> {
+    pub(super) fn create(path: &Path, access: Access) -> Result<Self, FileKeyManagerError> {
         DirBuilder::new()
             .recursive(true)
             .mode(FOLDER_MODE)
             .create(path)
             .map_err(FileKeyManagerError::io(path, "made"))?;
-        Self::open(path)
+        Self::open(path, access)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -109,13 +130,29 @@ impl KeyFolder {
         Ok(names)
     }
 
-    pub(super) fn read(&self, name: &KeyName) -> Result<Option<KeyFile>, FileKeyManagerError> {
+    /// Which file the key has now.
+    pub(super) fn identity(&self, name: &KeyName) -> Result<Option<FileIdentity>, FileKeyManagerError> {
+        let path = self.file_of(name);
+        match std::fs::metadata(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            metadata => {
+                let metadata = metadata.map_err(FileKeyManagerError::io(&path, "examined"))?;
+                Ok(Some(FileIdentity::of(&metadata)))
+            }
+        }
+    }
+
+    pub(super) fn read(
+        &self,
+        name: &KeyName,
+    ) -> Result<Option<(KeyFile, FileIdentity)>, FileKeyManagerError> {
         let path = self.file_of(name);
         let file = match File::open(&path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(FileKeyManagerError::io(&path, "opened"))?,
         };
-        refuse_exposed(&file, &path, FILE_MODE)?;
+        let metadata = file.metadata().map_err(FileKeyManagerError::io(&path, "examined"))?;
+        refuse_exposed_file(&metadata, &path, self.access)?;
         let mut text = Zeroizing::new(String::new());
         (&file)
             .take(MAX_FILE_BYTES + 1)
@@ -124,11 +161,12 @@ impl KeyFolder {
         if text.len() as u64 > MAX_FILE_BYTES {
             return Err(malformed(&path, 0, "the file is larger than 128 KiB"));
         }
-        parse(&text, name).map(Some).map_err(|(line, what)| malformed(&path, line, what))
+        let keys = parse(&text, name).map_err(|(line, what)| malformed(&path, line, what))?;
+        Ok(Some((keys, FileIdentity::of(&metadata))))
     }
 
     /// Replaces a key file as a whole. The caller holds the lock.
-    pub(super) fn write(&self, name: &KeyName, keys: &KeyFile) -> Result<(), FileKeyManagerError> {
+    pub(super) fn write(&self, name: &KeyName, keys: &KeyFile) -> Result<FileIdentity, FileKeyManagerError> {
         let path = self.file_of(name);
         let failed = || FileKeyManagerError::io(&path, "written");
         let temporary = self.path.join(format!(".{name}.tmp"));
@@ -144,8 +182,10 @@ impl KeyFolder {
             .map_err(failed())?;
         file.write_all(render(name, keys).as_bytes()).map_err(failed())?;
         file.sync_all().map_err(failed())?;
+        let identity = FileIdentity::of(&file.metadata().map_err(failed())?);
         std::fs::rename(&temporary, &path).map_err(failed())?;
-        File::open(&self.path).and_then(|folder| folder.sync_all()).map_err(failed())
+        File::open(&self.path).and_then(|folder| folder.sync_all()).map_err(failed())?;
+        Ok(identity)
     }
 
     pub(super) fn exhausted(&self, name: &KeyName) -> FileKeyManagerError {
@@ -161,9 +201,38 @@ fn malformed(path: &Path, line: usize, what: &'static str) -> FileKeyManagerErro
     FileKeyManagerError::Malformed { path: path.into(), line, what }
 }
 
-fn refuse_exposed(file: &File, path: &Path, required: u32) -> Result<(), FileKeyManagerError> {
-    let mode = file.metadata().map_err(FileKeyManagerError::io(path, "examined"))?.mode() & 0o7777;
-    if mode & 0o077 != 0 {
+impl FileIdentity {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+fn refuse_exposed_file(metadata: &Metadata, path: &Path, access: Access) -> Result<(), FileKeyManagerError> {
+    let mode = metadata.mode() & 0o7777;
+    let granted = if access == Access::Group { GROUP_READ } else { 0 };
+    if mode & 0o077 & !granted != 0 {
+        return Err(FileKeyManagerError::Exposed { path: path.into(), mode, required: FILE_MODE | granted });
+    }
+    Ok(())
+}
+
+fn refuse_exposed_folder(
+    metadata: &Metadata,
+    path: &Path,
+    access: Access,
+) -> Result<(), FileKeyManagerError> {
+    let mode = metadata.mode() & 0o7777;
+    let (is_exposed, required) = match access {
+        Access::Owner => (mode & 0o077 != 0, FOLDER_MODE),
+        // A mounted Secret lies in a folder of mode 1777 or 3777, where only the owner of a name can replace it.
+        Access::Group => (mode & OTHERS_WRITE != 0 && mode & STICKY == 0, 0o755),
+    };
+    if is_exposed {
         return Err(FileKeyManagerError::Exposed { path: path.into(), mode, required });
     }
     Ok(())
@@ -177,7 +246,7 @@ fn render(name: &KeyName, keys: &KeyFile) -> Zeroizing<String> {
     text.push('\n');
     for version in &keys.versions {
         let created_at = version.created_at.to_rfc3339_opts(SecondsFormat::Secs, true);
-        let key = Zeroizing::new(STANDARD.encode(version.key.expose()));
+        let key = Zeroizing::new(STANDARD.encode(&*version.key));
         for part in ["version ", &version.version.0.to_string(), " ", &created_at, " ", &key, "\n"] {
             text.push_str(part);
         }
@@ -218,10 +287,11 @@ fn parse_version(line: &str) -> Result<KeyFileVersion, &'static str> {
     };
     let version = version.parse().ok().filter(|version| *version > 0).ok_or("the version is no number")?;
     let created_at = DateTime::parse_from_rfc3339(created_at).map_err(|_| "the time is not RFC 3339")?;
-    let key = SecretBytes::new(STANDARD.decode(key).map_err(|_| "the key is not base64")?);
-    if key.expose().len() != KEY_BYTES {
-        return Err("the key has not 32 bytes");
-    }
+    let bytes = Zeroizing::new(STANDARD.decode(key).map_err(|_| "the key is not base64")?);
+    let mut key = Zeroizing::new([0; KEY_BYTES]);
+    let exact: &[u8; KEY_BYTES] = bytes.as_slice().try_into().map_err(|_| "the key has not 32 bytes")?;
+    key.copy_from_slice(exact);
+    weakness(&key).map_or(Ok(()), Err)?;
     Ok(KeyFileVersion { version: KeyVersion(version), created_at: created_at.to_utc(), key })
 }
 
@@ -254,7 +324,7 @@ mod tests {
 
     #[test]
     fn malformed_lines_are_named() {
-        let key = STANDARD.encode([7; 32]);
+        let key = STANDARD.encode(&*generate_version(KeyVersion(1), now()).key);
         let file = |versions: &str| format!("{FIRST_LINE}\nname orders\n{versions}");
         let time = "2026-01-01T00:00:00Z";
         for (text, line) in [
@@ -267,19 +337,12 @@ mod tests {
             (file(&format!("version 1 yesterday {key}\n")), 3),
             (file(&format!("version 1 {time} {key} more\n")), 3),
             (file(&format!("version 1 {time} AAAA\n")), 3),
+            (file(&format!("version 1 {time} {}\n", STANDARD.encode([7; 32]))), 3),
             (file(&format!("version 1 {time} not*base64\n")), 3),
             (file(&format!("version 2 {time} {key}\nversion 2 {time} {key}\n")), 4),
         ] {
-            assert_eq!(parse(&text, &orders()).unwrap_err().0, line, "{text}");
+            assert_eq!(parse(&text, &orders()).err().unwrap().0, line, "{text}");
         }
-    }
-
-    #[test]
-    fn keys_are_never_printed() {
-        let keys = KeyFile::generate(now());
-        let printed = format!("{keys:?}");
-        assert!(!printed.contains(&STANDARD.encode(keys.versions[0].key.expose())));
-        assert!(printed.contains("redacted"));
     }
 
     proptest! {

@@ -1,38 +1,39 @@
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use async_trait::async_trait;
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::constant_time::verify_slices_are_equal;
-use bytes::Bytes;
+use chrono::{DateTime, TimeDelta, Utc};
 use pganalytics_core::clock::Clock;
-use pganalytics_core::keys::{
-    DATA_KEY_BYTES, DataKey, KeyContext, KeyError, KeyManager, KeyName, KeyVersion, WrappedKey,
-};
-use pganalytics_core::random::os_random;
-use zeroize::Zeroizing;
+use pganalytics_core::keys::{DataKey, KeyContext, KeyError, KeyManager, KeyName, KeyVersion, WrappedKey};
 
-use super::blob::{self, NONCE_BYTES};
 use super::config::FileKeyManagerConfig;
 use super::error::{FileKeyManagerError, NAME};
-use super::key_file::{KeyFile, KeyFolder};
+use super::key_file::{FileIdentity, KeyFile, KeyFolder};
+use crate::key_ring::KeyRing;
 
 /// A [`KeyManager`] over a folder of key files. Clones share their keys.
 ///
-/// Keys are read when they are first needed, and read again when a blob names a version that is not known yet, so that one
-/// process sees what another rotated.
+/// Keys are read when they are first needed, and read again when their file has been replaced, which is looked after every few
+/// seconds, or when a blob names a version that is not known yet: so one process sees what another rotated, and what a mounted
+/// Secret has become. While a replaced file cannot be read, what was read before goes on serving, and the log says so.
 #[derive(Clone)]
 pub struct FileKeyManager(Arc<Shared>);
 
 struct Shared {
     folder: KeyFolder,
     clock: Arc<dyn Clock>,
-    rings: RwLock<HashMap<KeyName, Arc<KeyRing>>>,
+    recheck_after: TimeDelta,
+    keys: RwLock<HashMap<KeyName, Loaded>>,
+    // Held while a file is read and its keys are put in place, so that a slow reader cannot put older ones over them.
+    reading: Mutex<()>,
 }
 
-/// The versions of one key, oldest first, never empty.
-struct KeyRing(Vec<(KeyVersion, LessSafeKey)>);
+struct Loaded {
+    ring: Arc<KeyRing>,
+    file: FileIdentity,
+    checked_at: DateTime<Utc>,
+}
 
 impl FileKeyManager {
     /// Opens a folder and reads every key in it.
@@ -41,11 +42,13 @@ impl FileKeyManager {
     /// When the folder or a key file cannot be read, is open to others than its owner, or is malformed.
     pub fn open(config: &FileKeyManagerConfig, clock: Arc<dyn Clock>) -> Result<Self, FileKeyManagerError> {
         let folder = if config.create_if_missing.is_empty() {
-            KeyFolder::open(&config.folder)?
+            KeyFolder::open(&config.folder, config.access())?
         } else {
-            KeyFolder::create(&config.folder)?
+            KeyFolder::create(&config.folder, config.access())?
         };
-        let shared = Shared { folder, clock, rings: RwLock::default() };
+        let recheck_after = TimeDelta::from_std(config.recheck_after).unwrap_or(TimeDelta::MAX);
+        let (keys, reading) = (RwLock::default(), Mutex::default());
+        let shared = Shared { folder, clock, recheck_after, keys, reading };
         for key in &config.create_if_missing {
             match shared.create(key) {
                 Ok(()) | Err(FileKeyManagerError::Exists { .. }) => {}
@@ -87,9 +90,18 @@ impl FileKeyManager {
     }
 
     async fn ring(&self, key: &KeyName) -> Result<Arc<KeyRing>, FileKeyManagerError> {
-        match self.0.loaded(key) {
-            Some(ring) => Ok(ring),
-            None => self.reload(key).await,
+        let Some((ring, is_due)) = self.0.loaded(key) else { return self.reload(key).await };
+        if !is_due {
+            return Ok(ring);
+        }
+        let name = key.clone();
+        match self.blocking(move |shared| shared.refresh(&name)).await {
+            Ok(ring) => Ok(ring),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(%key, error, "a key file cannot be looked after: what was read before serves");
+                Ok(ring)
+            }
         }
     }
 
@@ -123,7 +135,7 @@ impl KeyManager for FileKeyManager {
         context: &KeyContext,
         data_key: &DataKey,
     ) -> Result<WrappedKey, KeyError> {
-        Ok(self.ring(key).await?.seal(key, context, data_key))
+        Ok(self.ring(key).await?.wrap(context, data_key))
     }
 
     async fn unwrap(
@@ -132,13 +144,11 @@ impl KeyManager for FileKeyManager {
         context: &KeyContext,
         wrapped: &WrappedKey,
     ) -> Result<DataKey, KeyError> {
-        let undecryptable = || KeyError::Undecryptable { key: key.clone() };
         let mut ring = self.ring(key).await?;
-        let blob = blob::decode(&wrapped.blob).ok_or_else(undecryptable)?;
-        if ring.version(blob.version).is_none() {
+        if ring.lacks_version_of(wrapped) {
             ring = self.reload(key).await?;
         }
-        ring.open(key, context, &blob).ok_or_else(undecryptable)
+        ring.unwrap(context, wrapped)
     }
 
     async fn rewrap(
@@ -152,18 +162,46 @@ impl KeyManager for FileKeyManager {
     }
 
     async fn current_version(&self, key: &KeyName) -> Result<Option<KeyVersion>, KeyError> {
-        Ok(Some(self.ring(key).await?.newest().0))
+        Ok(Some(self.ring(key).await?.current_version()))
     }
 }
 
 impl Shared {
-    fn loaded(&self, key: &KeyName) -> Option<Arc<KeyRing>> {
-        self.rings.read().unwrap_or_else(PoisonError::into_inner).get(key).cloned()
+    /// What was read, and whether it is this caller's turn to look after the file.
+    fn loaded(&self, key: &KeyName) -> Option<(Arc<KeyRing>, bool)> {
+        let now = self.clock.now();
+        let is_due = |loaded: &Loaded| now - loaded.checked_at >= self.recheck_after;
+        {
+            let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+            let loaded = keys.get(key)?;
+            if !is_due(loaded) {
+                return Some((Arc::clone(&loaded.ring), false));
+            }
+        }
+        let mut keys = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        let loaded = keys.get_mut(key)?;
+        let is_due = is_due(loaded);
+        if is_due {
+            loaded.checked_at = now;
+        }
+        Some((Arc::clone(&loaded.ring), is_due))
     }
 
     fn load(&self, key: &KeyName) -> Result<Arc<KeyRing>, FileKeyManagerError> {
-        let keys = self.folder.read(key)?.ok_or_else(|| self.unknown(key))?;
-        Ok(self.keep(key, &keys))
+        let reading = self.reading();
+        let (keys, file) = self.folder.read(key)?.ok_or_else(|| self.unknown(key))?;
+        Ok(self.keep(key, &keys, file, &reading))
+    }
+
+    /// Reads the file again if it is another one.
+    fn refresh(&self, key: &KeyName) -> Result<Arc<KeyRing>, FileKeyManagerError> {
+        let file = self.folder.identity(key)?.ok_or_else(|| self.unknown(key))?;
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(loaded) = keys.get(key).filter(|loaded| loaded.file == file) {
+            return Ok(Arc::clone(&loaded.ring));
+        }
+        drop(keys);
+        self.load(key)
     }
 
     fn create(&self, key: &KeyName) -> Result<(), FileKeyManagerError> {
@@ -172,85 +210,41 @@ impl Shared {
             return Err(FileKeyManagerError::Exists { key: key.clone(), folder: self.folder.path().into() });
         }
         let keys = KeyFile::generate(self.clock.now());
-        self.folder.write(key, &keys)?;
-        self.keep(key, &keys);
+        let reading = self.reading();
+        let file = self.folder.write(key, &keys)?;
+        self.keep(key, &keys, file, &reading);
         Ok(())
     }
 
     fn rotate(&self, key: &KeyName) -> Result<KeyVersion, FileKeyManagerError> {
         let _lock = self.folder.lock()?;
-        let mut keys = self.folder.read(key)?.ok_or_else(|| self.unknown(key))?;
+        let (mut keys, _) = self.folder.read(key)?.ok_or_else(|| self.unknown(key))?;
         let version = keys.add_version(self.clock.now()).ok_or_else(|| self.folder.exhausted(key))?;
-        self.folder.write(key, &keys)?;
-        self.keep(key, &keys);
+        let reading = self.reading();
+        let file = self.folder.write(key, &keys)?;
+        self.keep(key, &keys, file, &reading);
         Ok(version)
     }
 
-    fn keep(&self, key: &KeyName, keys: &KeyFile) -> Arc<KeyRing> {
-        let ring = Arc::new(KeyRing::new(keys));
-        let mut rings = self.rings.write().unwrap_or_else(PoisonError::into_inner);
-        // A slow reader must not put an older state over the one that a rotation left.
-        let kept = rings.entry(key.clone()).or_insert_with(|| ring.clone());
-        if kept.newest().0 < ring.newest().0 {
-            *kept = ring;
-        }
-        kept.clone()
+    fn keep(
+        &self,
+        key: &KeyName,
+        keys: &KeyFile,
+        file: FileIdentity,
+        _reading: &MutexGuard<'_, ()>,
+    ) -> Arc<KeyRing> {
+        let versions = keys.versions.iter().map(|version| (version.version, &*version.key));
+        let ring = Arc::new(KeyRing::new(key.clone(), versions));
+        let loaded = Loaded { ring: Arc::clone(&ring), file, checked_at: self.clock.now() };
+        self.keys.write().unwrap_or_else(PoisonError::into_inner).insert(key.clone(), loaded);
+        ring
+    }
+
+    fn reading(&self) -> MutexGuard<'_, ()> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn unknown(&self, key: &KeyName) -> FileKeyManagerError {
         FileKeyManagerError::UnknownKey { key: key.clone(), folder: self.folder.path().into() }
     }
-}
-
-impl KeyRing {
-    fn new(keys: &KeyFile) -> Self {
-        let cipher = |bytes: &[u8]| {
-            LessSafeKey::new(UnboundKey::new(&AES_256_GCM, bytes).expect("a key file's keys have 32 bytes"))
-        };
-        Self(keys.versions.iter().map(|version| (version.version, cipher(version.key.expose()))).collect())
-    }
-
-    fn newest(&self) -> &(KeyVersion, LessSafeKey) {
-        self.0.last().expect("a key file has at least one version")
-    }
-
-    fn version(&self, version: KeyVersion) -> Option<&LessSafeKey> {
-        self.0.iter().find(|(known, _)| *known == version).map(|(_, cipher)| cipher)
-    }
-
-    fn seal(&self, key: &KeyName, context: &KeyContext, data_key: &DataKey) -> WrappedKey {
-        let (version, cipher) = self.newest();
-        let header = blob::header(*version);
-        let mut nonce = [0; NONCE_BYTES];
-        os_random(&mut nonce);
-        let mut payload = Zeroizing::new([data_key.expose(), context.0.as_bytes()].concat());
-        let tag = cipher
-            .seal_in_place_separate_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(associated_data(&header, key)),
-                &mut payload,
-            )
-            .expect("a data key and its context are far below the limit of 64 GiB");
-        let blob = [&header[..], &nonce, &payload, tag.as_ref()].concat();
-        WrappedKey { blob: Bytes::from(blob), version: Some(*version) }
-    }
-
-    fn open(&self, key: &KeyName, context: &KeyContext, blob: &blob::Blob<'_>) -> Option<DataKey> {
-        let cipher = self.version(blob.version)?;
-        let mut sealed = Zeroizing::new(blob.sealed.to_vec());
-        let payload = cipher
-            .open_in_place(
-                Nonce::assume_unique_for_key(blob.nonce),
-                Aad::from(associated_data(blob.header, key)),
-                &mut sealed,
-            )
-            .ok()?;
-        let (data_key, wrapped_for) = payload.split_at_checked(DATA_KEY_BYTES)?;
-        verify_slices_are_equal(wrapped_for, context.0.as_bytes()).ok()?;
-        DataKey::from_bytes(data_key.to_vec())
-    }
-}
-
-fn associated_data(header: &[u8], key: &KeyName) -> Vec<u8> {
-    [header, key.as_str().as_bytes()].concat()
 }
