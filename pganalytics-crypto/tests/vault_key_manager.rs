@@ -1,6 +1,8 @@
 //! The transit engine of a real Vault-compatible server.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+#[path = "vault_key_manager/odd_replies.rs"]
+mod odd_replies;
 #[path = "vault_key_manager/token_review.rs"]
 mod token_review;
 
@@ -54,8 +56,7 @@ impl Transit {
 
     async fn on(server: Arc<Vault>, namespace: &str) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        // Whichever test comes first sets it for all.
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        install_tls_provider();
         let mount = format!("transit-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
         let engine = Self { server, namespace: namespace.into(), mount };
         engine.must("POST", &format!("sys/mounts/{}", engine.mount), json!({ "type": "transit" })).await;
@@ -158,6 +159,11 @@ impl Transit {
             .with_rotation(rotation)
             .with_unreachable(Arc::new(nobody))
     }
+}
+
+fn install_tls_provider() {
+    // Whichever test comes first sets it for all.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 }
 
 fn name(text: &str) -> KeyName {

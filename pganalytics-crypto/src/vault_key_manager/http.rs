@@ -38,8 +38,10 @@ impl Request {
     }
 
     pub(super) fn update(path: String, body: &impl Serialize) -> Self {
-        let json = serde_json::to_vec(body).expect("texts can be written as JSON");
-        let body = Some(Bytes::from_owner(Zeroizing::new(json)));
+        // A vector that grows would leave copies behind.
+        let mut json = Zeroizing::new(Vec::with_capacity(8 * 1024));
+        serde_json::to_writer(&mut *json, body).expect("texts can be written as JSON");
+        let body = Some(Bytes::from_owner(json));
         Self { method: Method::POST, path, body, capability: "update" }
     }
 
@@ -207,20 +209,23 @@ fn refusal(request: &Request, status: u16, message: &str) -> VaultKeyManagerErro
     match status {
         403 => VaultKeyManagerError::Forbidden { path, capability: request.capability },
         503 if message.contains("sealed") => VaultKeyManagerError::Sealed,
-        // A node that is not active points to another one.
-        300..=399 | 429 | 500..=599 => VaultKeyManagerError::Unavailable { path, status, message },
+        // A node that is not active points to another one; one that is behind says 412.
+        300..=399 | 408 | 412 | 429 | 500..=599 => {
+            VaultKeyManagerError::Unavailable { path, status, message }
+        }
         _ => VaultKeyManagerError::Refused { path, status, message },
     }
 }
 
-/// What the server says of the fault, fit for one line of a log.
+/// What the server says of the fault, fit for one line of a log. It is empty where Vault says nothing, but not for what
+/// somebody else says, such as a proxy.
 fn message(body: &[u8]) -> String {
     #[derive(serde::Deserialize)]
     struct Errors {
         errors: Vec<String>,
     }
     let errors = serde_json::from_slice::<Errors>(body).map(|body| body.errors.join(", "));
-    let text = errors.unwrap_or_default();
+    let text = errors.unwrap_or_else(|_| "not an answer of Vault".into());
     text.chars().map(|char| if char.is_control() { ' ' } else { char }).take(MAX_MESSAGE_CHARS).collect()
 }
 
@@ -270,7 +275,8 @@ mod tests {
     #[test]
     fn messages_fit_one_line() {
         assert_eq!(message(br#"{"errors":["a\nb","c"]}"#), "a b, c");
-        assert_eq!(message(b"<html>"), "");
+        assert_eq!(message(br#"{"errors":[]}"#), "");
+        assert_eq!(message(b"<html>"), "not an answer of Vault");
         let long = format!(r#"{{"errors":["{}"]}}"#, "x".repeat(1000));
         assert_eq!(message(long.as_bytes()).len(), MAX_MESSAGE_CHARS);
     }

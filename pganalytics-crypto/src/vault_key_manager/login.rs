@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use pganalytics_core::secret::SecretString;
 use reqwest::header::HeaderValue;
-use serde::Deserialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -44,6 +43,22 @@ struct Lease {
     renewable: bool,
 }
 
+#[derive(Serialize)]
+struct Empty {}
+
+#[derive(Serialize)]
+struct AppRoleLogin<'a> {
+    role_id: &'a str,
+    secret_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct KubernetesLogin<'a> {
+    role: &'a str,
+    jwt: &'a str,
+}
+
+/// What a login and a renewal yield.
 #[derive(Deserialize)]
 struct Login {
     auth: Auth,
@@ -132,19 +147,20 @@ impl Sessions {
         let opened = Instant::now();
         let (token, lease) = match &self.auth {
             VaultAuth::Token(secret) => {
-                let token = self.header(&secret.read().await?)?;
+                let token = sensitive(&secret.read().await?).ok_or_else(|| {
+                    VaultKeyManagerError::Config("the token holds characters that no token can have".into())
+                })?;
                 let look_up = Request::read("auth/token/lookup-self".into());
                 let found: LookUp = self.log_in_with(Some(&token), &look_up).await?.parse()?;
                 (token, Lease::new(opened, found.data.ttl, found.data.renewable))
             }
             VaultAuth::AppRole { mount, role_id, secret_id } => {
                 let secret_id = secret_id.read().await?;
-                let body = json!({ "role_id": role_id, "secret_id": secret_id.as_str() });
-                self.exchange(opened, mount, &body).await?
+                self.exchange(opened, mount, &AppRoleLogin { role_id, secret_id: &secret_id }).await?
             }
             VaultAuth::Kubernetes { mount, role, token_file } => {
                 let jwt = read_credential(token_file).await?;
-                self.exchange(opened, mount, &json!({ "role": role, "jwt": jwt.as_str() })).await?
+                self.exchange(opened, mount, &KubernetesLogin { role, jwt: &jwt }).await?
             }
         };
         let session = Arc::new(Session { token, opened, after_refusal, lease: RwLock::new(lease) });
@@ -161,11 +177,12 @@ impl Sessions {
         &self,
         opened: Instant,
         mount: &str,
-        body: &serde_json::Value,
+        body: &impl Serialize,
     ) -> Result<(HeaderValue, Lease), VaultKeyManagerError> {
         let request = Request::update(format!("auth/{mount}/login"), body);
         let login: Login = self.log_in_with(None, &request).await?.parse()?;
-        let token = self.header(login.auth.client_token.expose())?;
+        let malformed = || VaultKeyManagerError::Malformed { path: request.path().into() };
+        let token = sensitive(login.auth.client_token.expose()).ok_or_else(malformed)?;
         Ok((token, Lease::new(opened, login.auth.lease_duration, login.auth.renewable)))
     }
 
@@ -185,15 +202,6 @@ impl Sessions {
         })
     }
 
-    fn header(&self, token: &str) -> Result<HeaderValue, VaultKeyManagerError> {
-        let unusable = || VaultKeyManagerError::LoginRefused {
-            method: self.auth.name(),
-            status: 0,
-            message: "the token holds characters that no token can have".into(),
-        };
-        sensitive(token).ok_or_else(unusable)
-    }
-
     /// Prolongs the session's token in the background, and replaces it when it can be prolonged no further.
     fn keep_alive(self: &Arc<Self>, session: &Arc<Session>) {
         let (sessions, session) = (Arc::downgrade(self), Arc::downgrade(session));
@@ -209,7 +217,7 @@ impl Sessions {
 
     async fn renew(&self, session: &Session) -> Result<Lease, VaultKeyManagerError> {
         let asked = Instant::now();
-        let request = Request::update("auth/token/renew-self".into(), &json!({}));
+        let request = Request::update("auth/token/renew-self".into(), &Empty {});
         let renewed: Login = self.api.send(Some(&session.token), &request).await?.parse()?;
         Ok(Lease::new(asked, renewed.auth.lease_duration, renewed.auth.renewable))
     }

@@ -203,7 +203,8 @@ impl VaultKeyManager {
             }
             Err(error) => return Err(known_missing(key, error)),
         };
-        let Ok(payload) = STANDARD.decode(plaintext.expose()).map(Zeroizing::new) else { return Ok(None) };
+        let malformed = |_| VaultKeyManagerError::Malformed { path: request.path().into() };
+        let payload = STANDARD.decode(plaintext.expose()).map(Zeroizing::new).map_err(malformed)?;
         let parts = payload.split_at_checked(DATA_KEY_BYTES);
         let fitting = parts.filter(|(_, wrapped_for)| bool::from(wrapped_for.ct_eq(context.0.as_bytes())));
         let data_key = fitting.and_then(|(bytes, _)| DataKey::from_bytes(bytes.to_vec()));
