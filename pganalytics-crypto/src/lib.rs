@@ -1,8 +1,10 @@
 #![doc = include_str!("../README.md")]
 
+pub mod blind_index;
 #[cfg(feature = "aws-lc")]
 pub mod ed25519;
 pub mod env_key_manager;
+pub mod envelope;
 pub mod file_key_manager;
 mod key_ring;
 #[cfg(feature = "recovery")]

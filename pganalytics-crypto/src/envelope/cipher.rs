@@ -1,0 +1,175 @@
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt::{self, Debug};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use pganalytics_core::clock::Clock;
+use pganalytics_core::error::BackendError;
+use pganalytics_core::keys::{
+    BlindIndex, Ciphertext, DataKeyStore, DataKeyVersion, FieldCipher, FieldCipherError, FieldRef,
+    KeyManager, OpenRequest, SealRequest,
+};
+use pganalytics_core::random::os_random;
+use pganalytics_core::secret::SecretBytes;
+
+use crate::envelope::key_ring::KeyRing;
+use crate::envelope::layout::{AssociatedData, SealedParts, seal};
+use crate::envelope::purpose::Unusable;
+use crate::envelope::{DataKeys, EnvelopeConfig, EnvelopeError};
+use crate::suite::{KcXaes256Gcm, NONCE_BYTES};
+
+const NAME: &str = "envelope";
+
+/// Seals and opens the values of columns under data keys.
+///
+/// Must be used within a tokio runtime: tasks wipe keys whose time is over and learn what other servers do to keys.
+#[derive(Clone)]
+pub struct EnvelopeFieldCipher(Arc<KeyRing>);
+
+impl EnvelopeFieldCipher {
+    /// Reads the data keys, makes the first one of each declared purpose that has none, and unwraps the active ones, which
+    /// proves that this is the key-encryption key with which the database was written.
+    ///
+    /// # Errors
+    /// `WrongKey` if it is not; `BelowMinimum` if the store holds older keys than the configuration pins;
+    /// `KeyServiceUnavailable` and `Store` if it cannot be said now.
+    pub async fn connect(
+        store: Arc<dyn DataKeyStore>,
+        manager: Arc<dyn KeyManager>,
+        clock: Arc<dyn Clock>,
+        config: EnvelopeConfig,
+    ) -> Result<Self, EnvelopeError> {
+        KeyRing::connect(store, manager, clock, config).await.map(Self)
+    }
+
+    /// The administration of its data keys.
+    pub fn data_keys(&self) -> DataKeys {
+        DataKeys::new(Arc::clone(&self.0))
+    }
+
+    /// The ciphers that a batch needs, each asked for once.
+    async fn ciphers<'a>(
+        &self,
+        needed: impl Iterator<Item = (&'a str, DataKeyVersion)>,
+    ) -> Result<Ciphers<'a>, FieldCipherError> {
+        let mut ciphers = Ciphers::new();
+        for (purpose, version) in needed {
+            if ciphers.contains_key(&(purpose, version)) {
+                continue;
+            }
+            let keys = self.0.sealing(purpose).ok_or_else(|| undeclared(purpose))?;
+            let cipher = match keys.key(&self.0, version).await {
+                Ok(cipher) => Some(cipher),
+                Err(Unusable::Refused) => None,
+                Err(Unusable::Unavailable(source)) => return Err(unavailable(purpose, source)),
+            };
+            ciphers.insert((purpose, version), cipher);
+        }
+        Ok(ciphers)
+    }
+
+    fn active(&self, purpose: &str) -> Result<DataKeyVersion, FieldCipherError> {
+        let keys = self.0.sealing(purpose).ok_or_else(|| undeclared(purpose))?;
+        keys.active().ok_or_else(|| unavailable(purpose, BELOW_MINIMUM.into()))
+    }
+}
+
+/// `None` stands for a key that may not be used.
+type Ciphers<'a> = BTreeMap<(&'a str, DataKeyVersion), Option<Arc<KcXaes256Gcm>>>;
+
+const BELOW_MINIMUM: &str = "the newest data key is below the pinned version";
+
+#[async_trait]
+impl FieldCipher for EnvelopeFieldCipher {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn seal_batch(&self, requests: &[SealRequest<'_>]) -> Result<Vec<Ciphertext>, FieldCipherError> {
+        let mut active = BTreeMap::new();
+        for request in requests {
+            let purpose = request.field.purpose;
+            if !active.contains_key(purpose) {
+                active.insert(purpose, self.active(purpose)?);
+            }
+        }
+        let ciphers = self.ciphers(active.iter().map(|(purpose, version)| (*purpose, *version))).await?;
+        let mut nonces = vec![[0; NONCE_BYTES]; requests.len()];
+        os_random(nonces.as_flattened_mut());
+        let mut associated_data = AssociatedData::default();
+        let sealed = requests.iter().zip(&nonces).map(|(request, nonce)| {
+            let SealRequest { field, row, value } = request;
+            let version = active[field.purpose];
+            let cipher = ciphers[&(field.purpose, version)].as_deref();
+            let cipher = cipher.ok_or_else(|| unavailable(field.purpose, "it was just retired".into()))?;
+            let place = associated_data.of(field, version, *row);
+            seal((version, cipher), nonce, place, value)
+                .map(|sealed| Ciphertext(Bytes::from(sealed)))
+                .map_err(|error| FieldCipherError::Backend(BackendError::never(NAME, error)))
+        });
+        sealed.collect()
+    }
+
+    async fn open_batch(
+        &self,
+        requests: &[OpenRequest<'_>],
+    ) -> Result<Vec<Result<SecretBytes, FieldCipherError>>, FieldCipherError> {
+        let parsed: Vec<Option<SealedParts<'_>>> =
+            requests.iter().map(|request| SealedParts::parse(&request.ciphertext.0)).collect();
+        let needed = requests.iter().zip(&parsed);
+        let needed = needed.filter_map(|(request, parts)| Some((request.field.purpose, (*parts)?.version)));
+        let ciphers = self.ciphers(needed).await?;
+        let mut associated_data = AssociatedData::default();
+        let opened = requests.iter().zip(&parsed).map(|(request, parts)| {
+            let OpenRequest { field, row, .. } = request;
+            let opened = (*parts).and_then(|parts| {
+                let cipher = ciphers[&(field.purpose, parts.version)].as_deref()?;
+                parts.open(cipher, associated_data.of(field, parts.version, *row)).ok()
+            });
+            let FieldRef { table, column, .. } = *field;
+            opened.map(SecretBytes::new).ok_or(FieldCipherError::Undecryptable { table, column })
+        });
+        Ok(opened.collect())
+    }
+
+    async fn blind_indexes(
+        &self,
+        field: &FieldRef,
+        value: &[u8],
+    ) -> Result<Vec<BlindIndex>, FieldCipherError> {
+        let purpose = field.purpose;
+        let keys = self.0.indexing(purpose).ok_or_else(|| undeclared(purpose))?;
+        let place = (field.table.to_owned(), field.column.to_owned());
+        let rule = self.0.config.indexes.get(&place).copied().unwrap_or_default();
+        let mut indexes = Vec::new();
+        for version in keys.usable() {
+            match keys.key(&self.0, version).await {
+                Ok(key) => indexes.push(key.index(version, field, rule, value)),
+                // It was retired since the list was made.
+                Err(Unusable::Refused) => {}
+                Err(Unusable::Unavailable(source)) => return Err(unavailable(purpose, source)),
+            }
+        }
+        if indexes.is_empty() {
+            return Err(unavailable(purpose, BELOW_MINIMUM.into()));
+        }
+        Ok(indexes)
+    }
+}
+
+impl Debug for EnvelopeFieldCipher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("EnvelopeFieldCipher").field(&self.0).finish()
+    }
+}
+
+fn unavailable(purpose: &str, source: Box<dyn Error + Send + Sync>) -> FieldCipherError {
+    FieldCipherError::KeyUnavailable { purpose: purpose.to_owned(), source }
+}
+
+fn undeclared(purpose: &str) -> FieldCipherError {
+    let error = format!("purpose `{purpose}` is not declared, or has no blind indexes");
+    FieldCipherError::Backend(BackendError::never(NAME, error))
+}
