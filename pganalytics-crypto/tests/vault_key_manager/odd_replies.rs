@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use pganalytics_core::error::Retry;
 use pganalytics_core::keys::{KeyError, KeyManager, WrappedKey};
+use pganalytics_core::secret::SecretString;
 use pganalytics_crypto::vault_key_manager::{VaultAuth, VaultKeyManager, VaultKeyManagerConfig, VaultSecret};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -116,6 +117,26 @@ async fn only_transit_says_that_a_key_is_missing_or_a_blob_bad() {
         let error = unwrap(&manager, &wrapped()).await.unwrap_err();
         assert!(matches!(error, KeyError::Undecryptable { .. }), "{error:?}");
     }
+}
+
+#[tokio::test]
+async fn callers_share_a_login_that_is_refused() {
+    let stranger = Stranger::with_body(400, "{\"errors\":[\"invalid secret id\"]}").await;
+    let mut config = stranger.config();
+    config.auth = VaultAuth::app_role("role", VaultSecret::Value(SecretString::new("secret")));
+    let manager = VaultKeyManager::new(&config).unwrap();
+    let calls: Vec<_> = (0..20)
+        .map(|_| {
+            let manager = manager.clone();
+            tokio::spawn(async move { outage(unwrap(&manager, &wrapped()).await) })
+        })
+        .collect();
+    for call in calls {
+        assert!(call.await.unwrap().contains("the AppRole login was refused with status 400"));
+    }
+    assert_eq!(stranger.requests.load(Ordering::Relaxed), 1);
+    outage(unwrap(&manager, &wrapped()).await);
+    assert_eq!(stranger.requests.load(Ordering::Relaxed), 2, "later callers try again");
 }
 
 #[tokio::test]
