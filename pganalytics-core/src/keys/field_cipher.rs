@@ -123,6 +123,43 @@ pub enum FieldCipherError {
 }
 port_error!(FieldCipherError, later: Self::KeyUnavailable { .. });
 
+/// What callers want from a [`FieldCipher`].
+pub trait FieldCipherExt: FieldCipher {
+    /// Seals one value.
+    ///
+    /// # Errors
+    /// When the column's key cannot be had.
+    fn encrypt_value(
+        &self,
+        field: FieldRef,
+        row: Uuid,
+        value: &[u8],
+    ) -> impl Future<Output = Result<Ciphertext, FieldCipherError>> + Send {
+        async move {
+            let mut sealed = self.seal_batch(&[SealRequest { field, row, value }]).await?;
+            Ok(sealed.pop().expect("a batch yields one result for each request"))
+        }
+    }
+
+    /// Opens one value.
+    ///
+    /// # Errors
+    /// `Undecryptable` if it was not sealed for this column and row; otherwise when the key cannot be had.
+    fn decrypt_value(
+        &self,
+        field: FieldRef,
+        row: Uuid,
+        ciphertext: &Ciphertext,
+    ) -> impl Future<Output = Result<SecretBytes, FieldCipherError>> + Send {
+        async move {
+            let mut opened = self.open_batch(&[OpenRequest { field, row, ciphertext }]).await?;
+            opened.pop().expect("a batch yields one result for each request")
+        }
+    }
+}
+
+impl<F: FieldCipher + ?Sized> FieldCipherExt for F {}
+
 macro_rules! forward_field_cipher {
     ($pointer:ident) => {
         #[async_trait]

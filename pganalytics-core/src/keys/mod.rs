@@ -5,6 +5,7 @@ mod data_key_store;
 mod field_cipher;
 mod manager;
 mod memory_data_key_store;
+mod sealed;
 
 pub use cached::{CachedKeyManager, KeyCacheConfig};
 pub use data_key_store::{
@@ -12,10 +13,11 @@ pub use data_key_store::{
     StoredDataKey,
 };
 pub use field_cipher::{
-    BlindIndex, Ciphertext, FieldCipher, FieldCipherError, FieldRef, OpenRequest, SealRequest,
+    BlindIndex, Ciphertext, FieldCipher, FieldCipherError, FieldCipherExt, FieldRef, OpenRequest, SealRequest,
 };
 pub use manager::{
     DATA_KEY_BYTES, DataKey, InvalidKeyName, KeyContext, KeyError, KeyManager, KeyName, KeyVersion,
     WrappedKey,
 };
 pub use memory_data_key_store::MemoryDataKeyStore;
+pub use sealed::{Column, PlainBytes, Sealed, SealedValue};
