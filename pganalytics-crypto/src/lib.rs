@@ -3,6 +3,8 @@
 pub mod blind_index;
 #[cfg(feature = "aws-lc")]
 pub mod ed25519;
+#[cfg(feature = "stream")]
+pub mod encrypted_backup_target;
 pub mod env_key_manager;
 pub mod envelope;
 pub mod file_key_manager;

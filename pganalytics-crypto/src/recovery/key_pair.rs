@@ -39,6 +39,11 @@ impl RecoveryRecipient {
             age::encrypt(&self.0, &payload).expect("writing to memory for one recipient cannot fail");
         Ok(Bytes::from(wrapped))
     }
+
+    #[cfg(feature = "stream")]
+    pub(crate) fn age(&self) -> &age::x25519::Recipient {
+        &self.0
+    }
 }
 
 impl FromStr for RecoveryRecipient {
@@ -135,6 +140,11 @@ impl RecoveryIdentity {
             bech32::encode_upper::<Bech32>(IDENTITY_PREFIX, secret).expect("32 bytes are below the limit"),
         );
         Self(text.parse().expect("32 bytes are an identity"))
+    }
+
+    #[cfg(feature = "stream")]
+    pub(crate) fn age(&self) -> &age::x25519::Identity {
+        &self.0
     }
 }
 
