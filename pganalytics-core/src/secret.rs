@@ -6,7 +6,7 @@ use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 /// Secret bytes: redacted when printed, wiped on drop, compared in constant time.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
+#[derive(Clone)]
 pub struct SecretBytes(Vec<u8>);
 
 impl SecretBytes {
@@ -36,6 +36,23 @@ impl SecretString {
         &self.0
     }
 }
+
+impl Zeroize for SecretBytes {
+    fn zeroize(&mut self) {
+        // As slices: a vector is wiped byte after byte, which costs more than decrypting what is in it.
+        self.0.spare_capacity_mut().zeroize();
+        self.0.as_mut_slice().zeroize();
+        self.0.clear();
+    }
+}
+
+impl Drop for SecretBytes {
+    fn drop(&mut self) {
+        self.zeroize();
+    }
+}
+
+impl ZeroizeOnDrop for SecretBytes {}
 
 impl fmt::Debug for SecretBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -85,6 +102,13 @@ mod tests {
     fn secrets_are_redacted_when_printed() {
         assert_eq!(format!("{:?}", SecretString::new("hunter2")), "SecretString(redacted)");
         assert_eq!(format!("{:?}", SecretBytes::new(vec![7])), "SecretBytes(redacted)");
+    }
+
+    #[test]
+    fn a_wiped_secret_is_empty() {
+        let mut secret = SecretBytes::new(vec![7; 100]);
+        secret.zeroize();
+        assert!(secret.expose().is_empty());
     }
 
     #[test]

@@ -15,6 +15,8 @@ use pganalytics_core::keys::{
     FieldCipherError, FieldRef, KeyContext, KeyError, KeyManager, KeyName, KeyVersion, MemoryDataKeyStore,
     OpenRequest, SealRequest, WrappedKey,
 };
+#[cfg(feature = "recovery")]
+use pganalytics_core::keys::{DataKeyWrapping, NewDataKey};
 use pganalytics_core::secret::SecretBytes;
 use pganalytics_core::testing::field_cipher::FieldCipherFixture;
 use pganalytics_core::testing::{Fault, Faulty, ManualClock, Subject};
@@ -377,6 +379,37 @@ async fn rewrapping_follows_the_key_encryption_key() {
         assert_eq!(new.wrapped.version, Some(KeyVersion(2)));
     }
     assert_eq!(open(&world.connect().await, &sealed).await.unwrap().expose(), VALUE);
+}
+
+#[cfg(feature = "recovery")]
+#[tokio::test]
+async fn data_keys_can_be_recovered_without_the_key_service() {
+    use pganalytics_crypto::recovery::RecoveryIdentity;
+
+    let world = World::new();
+    let early = world.connect().await;
+    let sealed = seal(&early, VALUE).await;
+    assert!(
+        world.store.list().await.unwrap().iter().all(|key| key.wrapping.as_ref().unwrap().recovery.is_none())
+    );
+
+    let identity = RecoveryIdentity::generate();
+    let config = config().recoverable_by(Arc::new(identity.to_recipient()));
+    let cipher = world.connect_with(world.manager(), config).await.unwrap();
+    cipher.data_keys().rotate("personal").await.unwrap();
+    assert_eq!(cipher.data_keys().rewrap_all().await.unwrap(), 5);
+
+    // The key service is gone for good: another one takes over what the recovery key opens.
+    let other = World::new();
+    for stored in world.store.list().await.unwrap() {
+        let recovery = stored.wrapping.unwrap().recovery.unwrap();
+        let context = KeyContext(format!("data-key/{}/{}", stored.id.purpose, stored.id.version.0));
+        let data_key = identity.unwrap(&context, &recovery).unwrap();
+        let wrapped = other.files.wrap(&kek(), &context, &data_key).await.unwrap();
+        let new = NewDataKey::new(stored.id, DataKeyWrapping::new(kek(), wrapped), stored.created_at);
+        assert!(other.store.add(&new).await.unwrap());
+    }
+    assert_eq!(open(&other.connect().await, &sealed).await.unwrap().expose(), VALUE);
 }
 
 #[tokio::test]

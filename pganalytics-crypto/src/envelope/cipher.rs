@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt::{self, Debug};
 use std::sync::Arc;
@@ -54,9 +53,9 @@ impl EnvelopeFieldCipher {
         &self,
         needed: impl Iterator<Item = (&'a str, DataKeyVersion)>,
     ) -> Result<Ciphers<'a>, FieldCipherError> {
-        let mut ciphers = Ciphers::new();
+        let mut ciphers = Ciphers(Vec::with_capacity(1));
         for (purpose, version) in needed {
-            if ciphers.contains_key(&(purpose, version)) {
+            if ciphers.position(purpose, version).is_some() {
                 continue;
             }
             let keys = self.0.sealing(purpose).ok_or_else(|| undeclared(purpose))?;
@@ -65,19 +64,47 @@ impl EnvelopeFieldCipher {
                 Err(Unusable::Refused) => None,
                 Err(Unusable::Unavailable(source)) => return Err(unavailable(purpose, source)),
             };
-            ciphers.insert((purpose, version), cipher);
+            ciphers.0.push((purpose, version, cipher));
         }
         Ok(ciphers)
     }
 
-    fn active(&self, purpose: &str) -> Result<DataKeyVersion, FieldCipherError> {
-        let keys = self.0.sealing(purpose).ok_or_else(|| undeclared(purpose))?;
-        keys.active().ok_or_else(|| unavailable(purpose, BELOW_MINIMUM.into()))
+    /// The purposes of a batch, each once and with the version that seals.
+    fn active(
+        &self,
+        requests: &[SealRequest<'_>],
+    ) -> Result<Vec<(&'static str, DataKeyVersion)>, FieldCipherError> {
+        let mut active: Vec<(&'static str, DataKeyVersion)> = Vec::with_capacity(1);
+        for SealRequest { field: FieldRef { purpose, .. }, .. } in requests {
+            if active.iter().all(|(known, _)| known != purpose) {
+                let keys = self.0.sealing(purpose).ok_or_else(|| undeclared(purpose))?;
+                let version = keys.active().ok_or_else(|| unavailable(purpose, BELOW_MINIMUM.into()))?;
+                active.push((purpose, version));
+            }
+        }
+        Ok(active)
     }
 }
 
-/// `None` stands for a key that may not be used.
-type Ciphers<'a> = BTreeMap<(&'a str, DataKeyVersion), Option<Arc<KcXaes256Gcm>>>;
+/// A batch needs few ciphers, mostly one: a list is searched faster than a tree. `None` stands for a key that may not be
+/// used.
+struct Ciphers<'a>(Vec<(&'a str, DataKeyVersion, Option<Arc<KcXaes256Gcm>>)>);
+
+impl Ciphers<'_> {
+    fn position(&self, purpose: &str, version: DataKeyVersion) -> Option<usize> {
+        self.0.iter().position(|(known, of, _)| *of == version && *known == purpose)
+    }
+
+    fn usable(&self, purpose: &str, version: DataKeyVersion) -> Option<&KcXaes256Gcm> {
+        self.0[self.position(purpose, version)?].2.as_deref()
+    }
+
+    /// The one that seals for this purpose.
+    fn sealing(&self, purpose: &str) -> Option<(DataKeyVersion, &KcXaes256Gcm)> {
+        let (_, version, cipher) = self.0.iter().find(|(known, ..)| *known == purpose)?;
+        Some((*version, cipher.as_deref()?))
+    }
+}
 
 const BELOW_MINIMUM: &str = "the newest data key is below the pinned version";
 
@@ -88,22 +115,16 @@ impl FieldCipher for EnvelopeFieldCipher {
     }
 
     async fn seal_batch(&self, requests: &[SealRequest<'_>]) -> Result<Vec<Ciphertext>, FieldCipherError> {
-        let mut active = BTreeMap::new();
-        for request in requests {
-            let purpose = request.field.purpose;
-            if !active.contains_key(purpose) {
-                active.insert(purpose, self.active(purpose)?);
-            }
-        }
-        let ciphers = self.ciphers(active.iter().map(|(purpose, version)| (*purpose, *version))).await?;
+        let active = self.active(requests)?;
+        let ciphers = self.ciphers(active.into_iter()).await?;
         let mut nonces = vec![[0; NONCE_BYTES]; requests.len()];
         os_random(nonces.as_flattened_mut());
         let mut associated_data = AssociatedData::default();
         let sealed = requests.iter().zip(&nonces).map(|(request, nonce)| {
             let SealRequest { field, row, value } = request;
-            let version = active[field.purpose];
-            let cipher = ciphers[&(field.purpose, version)].as_deref();
-            let cipher = cipher.ok_or_else(|| unavailable(field.purpose, "it was just retired".into()))?;
+            let cipher = ciphers.sealing(field.purpose);
+            let (version, cipher) =
+                cipher.ok_or_else(|| unavailable(field.purpose, "it was just retired".into()))?;
             let place = associated_data.of(field, version, *row);
             seal((version, cipher), nonce, place, value)
                 .map(|sealed| Ciphertext(Bytes::from(sealed)))
@@ -125,7 +146,7 @@ impl FieldCipher for EnvelopeFieldCipher {
         let opened = requests.iter().zip(&parsed).map(|(request, parts)| {
             let OpenRequest { field, row, .. } = request;
             let opened = (*parts).and_then(|parts| {
-                let cipher = ciphers[&(field.purpose, parts.version)].as_deref()?;
+                let cipher = ciphers.usable(field.purpose, parts.version)?;
                 parts.open(cipher, associated_data.of(field, parts.version, *row)).ok()
             });
             let FieldRef { table, column, .. } = *field;

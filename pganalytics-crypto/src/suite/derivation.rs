@@ -1,9 +1,7 @@
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use crate::suite::backend::{BLOCK_BYTES, Block, GCM_NONCE_BYTES, Primitives};
 use crate::suite::{KEY_BYTES, NONCE_BYTES};
-
-pub(super) const COMMITMENT_BYTES: usize = 32;
 
 /// A key, ready to derive from: its schedule and the CMAC subkey `K1` are computed once.
 pub(super) struct RootKey<B: Primitives> {
@@ -13,8 +11,22 @@ pub(super) struct RootKey<B: Primitives> {
 
 /// What is derived for one message: the key of AES-256-GCM, wiped on drop, and the nonce that goes with it.
 pub(super) struct MessageKey {
-    pub(super) key: Zeroizing<[u8; KEY_BYTES]>,
+    // The third block is what the commitment is derived from. All lie in one place, so that one place is wiped.
+    blocks: [Block; 3],
     pub(super) nonce: [u8; GCM_NONCE_BYTES],
+}
+
+impl MessageKey {
+    pub(super) fn key(&self) -> &[u8; KEY_BYTES] {
+        self.blocks.as_flattened().first_chunk().expect("three blocks are longer than a key")
+    }
+}
+
+impl Drop for MessageKey {
+    fn drop(&mut self) {
+        // As one slice: arrays of arrays are wiped byte after byte.
+        self.blocks.as_flattened_mut().zeroize();
+    }
 }
 
 impl<B: Primitives> RootKey<B> {
@@ -25,33 +37,27 @@ impl<B: Primitives> RootKey<B> {
         Self { blocks, cmac_subkey: Zeroizing::new(double(first[0])) }
     }
 
-    /// C2SP XAES-256-GCM, "Detailed key derivation algorithm".
+    /// C2SP XAES-256-GCM, "Detailed key derivation algorithm". The third block is encrypted in vain where nobody asks for the
+    /// commitment.
     pub(super) fn derive(&self, nonce: &[u8; NONCE_BYTES]) -> MessageKey {
         let (prefix, nonce) = halves(nonce);
-        let mut blocks = Zeroizing::new([self.counter(1, prefix), self.counter(2, prefix)]);
-        B::encrypt_blocks(&self.blocks, &mut blocks);
-        MessageKey { key: joined(blocks[0], blocks[1]), nonce }
+        let blocks = [self.counter(1, prefix), self.counter(2, prefix), block(*b"XCMT", prefix)];
+        let mut message = MessageKey { blocks, nonce };
+        B::encrypt_blocks(&self.blocks, &mut message.blocks);
+        message
     }
 
-    /// The same, and the commitment of ePrint 2025/758 to key and nonce.
-    pub(super) fn derive_committing(
-        &self,
-        nonce: &[u8; NONCE_BYTES],
-    ) -> (MessageKey, [u8; COMMITMENT_BYTES]) {
-        let (prefix, nonce) = halves(nonce);
-        let mut blocks =
-            Zeroizing::new([self.counter(1, prefix), self.counter(2, prefix), block(*b"XCMT", prefix)]);
-        B::encrypt_blocks(&self.blocks, &mut blocks);
+    /// The commitment of ePrint 2025/758 to the key and the nonce of a derived message key.
+    pub(super) fn commitment(&self, message: &MessageKey) -> [Block; 2] {
         let chained = |last| {
             let mut tail = [0; BLOCK_BYTES];
-            tail[..GCM_NONCE_BYTES].copy_from_slice(&nonce);
+            tail[..GCM_NONCE_BYTES].copy_from_slice(&message.nonce);
             tail[GCM_NONCE_BYTES..].copy_from_slice(&[0, 1, 0, last]);
-            xor(xor(blocks[2], tail), *self.cmac_subkey)
+            xor(xor(message.blocks[2], tail), *self.cmac_subkey)
         };
         let mut commitment = [chained(1), chained(2)];
         B::encrypt_blocks(&self.blocks, &mut commitment);
-        let message_key = MessageKey { key: joined(blocks[0], blocks[1]), nonce };
-        (message_key, *joined(commitment[0], commitment[1]))
+        commitment
     }
 
     fn counter(&self, counter: u8, prefix: [u8; GCM_NONCE_BYTES]) -> Block {
@@ -69,13 +75,6 @@ fn block(label: [u8; 4], prefix: [u8; GCM_NONCE_BYTES]) -> Block {
     block[..4].copy_from_slice(&label);
     block[4..].copy_from_slice(&prefix);
     block
-}
-
-fn joined(first: Block, second: Block) -> Zeroizing<[u8; KEY_BYTES]> {
-    let mut whole = Zeroizing::new([0; KEY_BYTES]);
-    whole[..BLOCK_BYTES].copy_from_slice(&first);
-    whole[BLOCK_BYTES..].copy_from_slice(&second);
-    whole
 }
 
 fn xor(left: Block, right: Block) -> Block {

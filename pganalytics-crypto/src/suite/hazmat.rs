@@ -36,7 +36,7 @@ impl<B: Backend> Xaes256Gcm<B> {
             return Err(SealError);
         }
         let message = self.0.derive(nonce);
-        B::gcm_seal(&message.key, message.nonce, associated_data, in_out)
+        B::gcm_seal(message.key(), message.nonce, associated_data, in_out)
     }
 
     /// Turns ciphertext back into plain text. On failure `in_out` holds nothing of it.
@@ -54,7 +54,7 @@ impl<B: Backend> Xaes256Gcm<B> {
             return Err(OpenError);
         }
         let message = self.0.derive(nonce);
-        B::gcm_open(&message.key, message.nonce, associated_data, in_out, tag)
+        B::gcm_open(message.key(), message.nonce, associated_data, in_out, tag)
     }
 }
 

@@ -46,11 +46,12 @@ impl<B: Backend> KcXaes256Gcm<B> {
         if in_out.len() as u64 > MAX_MESSAGE_BYTES {
             return Err(SealError);
         }
-        let (message, commitment) = self.0.derive_committing(nonce);
-        let tag = B::gcm_seal(&message.key, message.nonce, associated_data, in_out)?;
+        let message = self.0.derive(nonce);
+        let commitment = self.0.commitment(&message);
+        let tag = B::gcm_seal(message.key(), message.nonce, associated_data, in_out)?;
         let mut whole = [0; TAG_BYTES];
         whole[..BLOCK_BYTES].copy_from_slice(&tag);
-        whole[BLOCK_BYTES..].copy_from_slice(&commitment);
+        whole[BLOCK_BYTES..].copy_from_slice(commitment.as_flattened());
         Ok(whole)
     }
 
@@ -68,12 +69,13 @@ impl<B: Backend> KcXaes256Gcm<B> {
         if in_out.len() as u64 > MAX_MESSAGE_BYTES {
             return Err(OpenError);
         }
-        let (message, commitment) = self.0.derive_committing(nonce);
+        let message = self.0.derive(nonce);
+        let commitment = self.0.commitment(&message);
         let (tag, committed) = tag.split_first_chunk().expect("a tag is longer than a block");
-        if !bool::from(commitment.ct_eq(committed)) {
+        if !bool::from(commitment.as_flattened().ct_eq(committed)) {
             return Err(OpenError);
         }
-        B::gcm_open(&message.key, message.nonce, associated_data, in_out, tag)
+        B::gcm_open(message.key(), message.nonce, associated_data, in_out, tag)
     }
 }
 
