@@ -1,5 +1,4 @@
 //! Key files on a real disk.
-#![cfg(feature = "aws-lc")]
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
 use std::fs;

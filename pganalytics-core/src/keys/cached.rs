@@ -17,6 +17,9 @@ use crate::keys::{DataKey, KeyContext, KeyError, KeyManager, KeyName, KeyVersion
 // How late the timer may be.
 const WIPE_EVERY: Duration = Duration::from_secs(1);
 
+// A key manager that is away may take its time to say so; not every caller has to wait for that.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(5);
+
 /// How long a [`CachedKeyManager`] holds data keys, and how many.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
@@ -51,8 +54,8 @@ impl KeyCacheConfig {
 /// Remembers what a key manager has unwrapped, for a limited time.
 ///
 /// - Concurrent calls for the same wrapped key ask once, and share what comes of it, also the error.
-/// - While the key manager is away ([`Retry::Later`]), a key that was unwrapped is used for the grace beyond its TTL. After that
-///   the error is passed on.
+/// - While the key manager is away ([`Retry::Later`]), a key that was unwrapped is used for the grace beyond its TTL, and the key
+///   manager is asked again every five seconds. After that the error is passed on.
 /// - What the key manager calls `Undecryptable` or `UnknownKey` is forgotten at once. Errors are never remembered.
 /// - A timer in the background wipes keys whose time is over, whether somebody asks for them or not, within a second. A key that
 ///   a caller still holds is the caller's.
@@ -153,8 +156,10 @@ impl<K: KeyManager> CachedKeyManager<K> {
 
     fn in_grace(&self, id: &Id) -> Option<DataKey> {
         let now = self.clock.now();
-        let held = self.held.lock();
-        held.get(id).filter(|entry| now < entry.ends_at).map(|entry| entry.key.clone())
+        let mut held = self.held.lock();
+        let entry = held.get_mut(id).filter(|entry| now < entry.ends_at)?;
+        entry.fresh_until = after(now, ASK_AGAIN_AFTER).min(entry.ends_at);
+        Some(entry.key.clone())
     }
 
     fn hold(&self, id: &Id, key: DataKey) {
@@ -394,6 +399,21 @@ mod tests {
         setting.assert_away().await;
         setting.assert_unwraps().await;
         assert_eq!(setting.vault.calls(), 5);
+    }
+
+    #[tokio::test]
+    async fn an_absent_manager_is_not_asked_by_every_caller() {
+        let setting = setting(config()).await;
+        setting.assert_unwraps().await;
+        setting.vault.plan([Fault::Fail; 2]);
+        setting.clock.advance(TTL);
+        for _ in 0..3 {
+            setting.assert_unwraps().await;
+        }
+        assert_eq!(setting.vault.calls(), 2);
+        setting.clock.advance(ASK_AGAIN_AFTER);
+        setting.assert_unwraps().await;
+        assert_eq!(setting.vault.calls(), 3);
     }
 
     #[tokio::test]

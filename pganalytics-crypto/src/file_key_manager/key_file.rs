@@ -246,7 +246,7 @@ fn render(name: &KeyName, keys: &KeyFile) -> Zeroizing<String> {
     text.push('\n');
     for version in &keys.versions {
         let created_at = version.created_at.to_rfc3339_opts(SecondsFormat::Secs, true);
-        let key = Zeroizing::new(STANDARD.encode(&*version.key));
+        let key = Zeroizing::new(STANDARD.encode(version.key.as_slice()));
         for part in ["version ", &version.version.0.to_string(), " ", &created_at, " ", &key, "\n"] {
             text.push_str(part);
         }
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn malformed_lines_are_named() {
-        let key = STANDARD.encode(&*generate_version(KeyVersion(1), now()).key);
+        let key = STANDARD.encode(generate_version(KeyVersion(1), now()).key.as_slice());
         let file = |versions: &str| format!("{FIRST_LINE}\nname orders\n{versions}");
         let time = "2026-01-01T00:00:00Z";
         for (text, line) in [
