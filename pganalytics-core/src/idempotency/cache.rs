@@ -163,21 +163,8 @@ fn head(state: u8, fingerprint: &Fingerprint) -> BytesMut {
 
 fn completed(fingerprint: &Fingerprint, response: &StoredResponse) -> Bytes {
     let mut entry = head(COMPLETED, fingerprint);
-    entry.put_u16(response.status);
-    put_length(&mut entry, response.headers.len());
-    for (name, value) in &response.headers {
-        put_length(&mut entry, name.len());
-        entry.put_slice(name.as_bytes());
-        put_length(&mut entry, value.len());
-        entry.put_slice(value);
-    }
-    entry.put_slice(&response.body);
+    entry.put(response.to_bytes());
     entry.freeze()
-}
-
-/// What does not fit is larger than any cache takes.
-fn put_length(entry: &mut BytesMut, length: usize) {
-    entry.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
 }
 
 fn answer(mut entry: Bytes, fingerprint: &Fingerprint) -> Result<Claim, IdempotencyError> {
@@ -185,7 +172,7 @@ fn answer(mut entry: Bytes, fingerprint: &Fingerprint) -> Result<Claim, Idempote
     match read {
         (_, found) if found != *fingerprint => Ok(Claim::Mismatch),
         (CLAIMED, _) => Ok(Claim::Busy),
-        (COMPLETED, _) => read_response(entry).map(Claim::Replay).ok_or_else(unreadable),
+        (COMPLETED, _) => StoredResponse::from_bytes(entry).map(Claim::Replay).ok_or_else(unreadable),
         _ => Err(unreadable()),
     }
 }
@@ -195,22 +182,6 @@ fn read_head(entry: &mut Bytes) -> Option<(u8, Fingerprint)> {
     let mut digest = [0; 32];
     entry.try_copy_to_slice(&mut digest).ok()?;
     (layout == LAYOUT).then_some((state, Fingerprint(digest)))
-}
-
-fn read_response(mut entry: Bytes) -> Option<StoredResponse> {
-    let status = entry.try_get_u16().ok()?;
-    let count = entry.try_get_u32().ok()?;
-    let mut headers = Vec::new();
-    for _ in 0..count {
-        let name = String::from_utf8(read_text(&mut entry)?.into()).ok()?;
-        headers.push((name, read_text(&mut entry)?));
-    }
-    Some(StoredResponse::new(status, headers, entry))
-}
-
-fn read_text(entry: &mut Bytes) -> Option<Bytes> {
-    let length = usize::try_from(entry.try_get_u32().ok()?).ok()?;
-    (length <= entry.remaining()).then(|| entry.split_to(length))
 }
 
 fn unreadable() -> IdempotencyError {

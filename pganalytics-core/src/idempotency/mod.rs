@@ -5,6 +5,7 @@ mod cache;
 mod header;
 mod memory;
 mod port;
+mod response;
 
 pub use cache::CacheIdempotency;
 #[cfg(feature = "tower")]
@@ -12,5 +13,6 @@ pub use header::{IDEMPOTENCY_KEY, IDEMPOTENCY_REPLAYED, InvalidKeyHeader, idempo
 pub use memory::MemoryIdempotencyStore;
 pub use port::{
     Claim, Fingerprint, FreshClaim, IdempotencyError, IdempotencyKey, IdempotencyStore,
-    InvalidIdempotencyKey, KEY_MAX_CHARS, StoredResponse,
+    InvalidIdempotencyKey, KEY_MAX_CHARS,
 };
+pub use response::StoredResponse;

@@ -3,10 +3,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::error::{BackendError, port_error};
+use crate::idempotency::StoredResponse;
 
 /// The longest key, in characters.
 pub const KEY_MAX_CHARS: usize = 255;
@@ -126,25 +126,6 @@ impl Fingerprint {
             hash.update(part);
         }
         Self(hash.finalize().into())
-    }
-}
-
-/// What a request was answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct StoredResponse {
-    /// The HTTP status.
-    pub status: u16,
-    /// Header names (lower case) and values to be replayed.
-    pub headers: Vec<(String, Bytes)>,
-    /// The body.
-    pub body: Bytes,
-}
-
-impl StoredResponse {
-    /// All parts.
-    pub fn new(status: u16, headers: Vec<(String, Bytes)>, body: Bytes) -> Self {
-        Self { status, headers, body }
     }
 }
 
