@@ -12,6 +12,8 @@ mod api_tokens;
 mod collectors;
 #[path = "postgres/contracts.rs"]
 mod contracts;
+#[path = "postgres/data_keys.rs"]
+mod data_keys;
 #[path = "postgres/database.rs"]
 mod database;
 #[path = "postgres/metric_ingest.rs"]

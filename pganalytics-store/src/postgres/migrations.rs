@@ -24,8 +24,14 @@ macro_rules! migrations {
 }
 
 /// All migrations in their order. A test compares the list with the folder.
-pub(super) static MIGRATIONS: &[Migration] =
-    migrations!["001_users", "002_collectors", "003_metrics", "004_tokens_and_alerts", "005_sessions"];
+pub(super) static MIGRATIONS: &[Migration] = migrations![
+    "001_users",
+    "002_collectors",
+    "003_metrics",
+    "004_tokens_and_alerts",
+    "005_sessions",
+    "006_encryption"
+];
 
 /// Creates the server's role where that is allowed.
 pub(super) static APP_ROLE: &str = include_str!("../../migrations/app_role.sql");

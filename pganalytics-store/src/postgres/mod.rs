@@ -3,6 +3,7 @@
 
 mod columns;
 mod config;
+mod data_key_store;
 mod database;
 mod error;
 mod idempotency;
@@ -38,6 +39,7 @@ pub mod session_epochs;
 pub mod users;
 
 pub use config::PostgresConfig;
+pub use data_key_store::PostgresDataKeyStore;
 pub use database::{Database, DatabaseConnection};
 pub use error::StoreError;
 pub use idempotency::PostgresIdempotency;

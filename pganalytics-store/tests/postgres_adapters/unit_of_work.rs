@@ -180,14 +180,22 @@ async fn refusal_after_effects_is_stored_without_them() {
 }
 
 #[tokio::test]
-async fn sealed_reply_names_the_resource_alone() {
+async fn sealed_reply_comes_back_as_it_was_sealed() {
     let Some((_test, database)) = database().await else { return };
-    for (name, resource_id) in [("with", Some("c-1".to_owned())), ("without", None)] {
+    let sealed = Some(Bytes::from(vec![0, 255, 39]));
+    for (name, resource_id, response) in [
+        ("with", Some("c-1".to_owned()), sealed.clone()),
+        ("without", None, sealed),
+        ("not kept", None, None),
+    ] {
         let (key, body) = (key(name), fingerprint("body"));
         let unit = fresh(&database, &key, &body).await;
-        unit.commit_with(&Reply::Sealed { resource_id: resource_id.clone() }, DAY).await.unwrap();
+        let reply = Reply::Sealed { resource_id: resource_id.clone(), response: response.clone() };
+        unit.commit_with(&reply, DAY).await.unwrap();
         match begin(&database, &key, &body).await {
-            Begun::Sealed { resource_id: named } => assert_eq!(named, resource_id),
+            Begun::Sealed { resource_id: named, response: kept } => {
+                assert_eq!((named, kept), (resource_id, response));
+            }
             other => panic!("not sealed: {other:?}"),
         }
         assert!(matches!(begin(&database, &key, &fingerprint("other")).await, Begun::Mismatch));

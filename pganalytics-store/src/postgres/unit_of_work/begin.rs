@@ -33,10 +33,13 @@ pub enum Begun {
     Fresh(UnitOfWork),
     /// The request was answered with this.
     Replay(StoredResponse),
-    /// The request was done, and its response was not kept: answer 409 and name the resource.
+    /// The request was done, and its response held a secret: open the sealed form and answer with that, or answer 409 and
+    /// name the resource.
     Sealed {
         /// The id of what was made, where there is one.
         resource_id: Option<String>,
+        /// The response as the caller sealed it, where it did.
+        response: Option<Bytes>,
     },
     /// The request is being worked on: answer 409.
     Busy,
@@ -141,6 +144,7 @@ struct Known {
     /// Whether the reply's time is not over; `None` where there is no reply.
     live: Option<bool>,
     fingerprint: Option<Vec<u8>>,
+    /// `None` where the reply is sealed.
     status: Option<i16>,
     header_names: Option<Vec<String>>,
     header_values: Option<Vec<Vec<u8>>>,
@@ -161,7 +165,7 @@ fn answer(known: Known, fingerprint: &Fingerprint) -> Result<Begun, StoreError> 
         return Ok(Begun::Mismatch);
     }
     let Some(status) = known.status else {
-        return Ok(Begun::Sealed { resource_id: known.resource_id });
+        return Ok(Begun::Sealed { resource_id: known.resource_id, response: known.body.map(Bytes::from) });
     };
     let status = u16::try_from(status).map_err(|error| BackendError::never("postgres", error))?;
     let names = known.header_names.unwrap_or_default();

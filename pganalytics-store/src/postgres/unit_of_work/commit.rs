@@ -1,6 +1,7 @@
 use std::io;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pganalytics_core::error::{BackendError, Retry};
 use pganalytics_core::idempotency::StoredResponse;
 use sqlx::AssertSqlSafe;
@@ -21,10 +22,12 @@ const TTL_MAX_MICROS: i64 = 100 * 366 * 24 * 60 * 60 * 1_000_000;
 pub enum Reply {
     /// The same response again.
     Stored(StoredResponse),
-    /// The response must not be kept (it holds a secret): a retry is only told what was made.
+    /// The response holds a secret, and is only kept in the form that the caller sealed it in.
     Sealed {
         /// The id of the resource, where there is one.
         resource_id: Option<String>,
+        /// The sealed response. Without it a retry is only told what was made.
+        response: Option<Bytes>,
     },
 }
 
@@ -69,7 +72,9 @@ impl Reply {
                 let headers = response.headers.iter().map(|(name, value)| name.len() + value.len());
                 response.body.len() + headers.sum::<usize>()
             }
-            Self::Sealed { resource_id } => resource_id.as_ref().map_or(0, String::len),
+            Self::Sealed { resource_id, response } => {
+                resource_id.as_ref().map_or(0, String::len) + response.as_ref().map_or(0, Bytes::len)
+            }
         }
     }
 }
@@ -183,9 +188,12 @@ fn insert_key(statements: &mut Statements, claimed: &ClaimedKey, reply: &Reply, 
             .sql(",")
             .bytes(&response.body)
             .sql(",NULL)"),
-        Reply::Sealed { resource_id } => {
-            statements.sql("NULL,NULL,NULL,NULL,").optional(resource_id.as_deref(), Statements::text).sql(")")
-        }
+        Reply::Sealed { resource_id, response } => statements
+            .sql("NULL,NULL,NULL,")
+            .optional(response.as_deref(), Statements::bytes)
+            .sql(",")
+            .optional(resource_id.as_deref(), Statements::text)
+            .sql(")"),
     };
 }
 
