@@ -1,5 +1,6 @@
 use std::error::Error;
 
+use pganalytics_core::error::{PortError, Retry};
 use pganalytics_core::keys::{DataKeyId, DataKeyStoreError, DataKeyVersion, KeyError, KeyName};
 
 /// Why data keys could not be made ready or administered.
@@ -49,8 +50,8 @@ pub enum EnvelopeError {
         /// The purpose.
         purpose: String,
     },
-    /// A data key cannot be wrapped for its recovery.
-    #[error("data key {id} cannot be wrapped to the recovery key")]
+    /// A data key cannot be wrapped for its recovery, or its recovery form does not open.
+    #[error("data key {id} cannot be wrapped to, or had from, the recovery key")]
     Recovery {
         /// The data key.
         id: DataKeyId,
@@ -63,6 +64,15 @@ pub enum EnvelopeError {
 }
 
 impl EnvelopeError {
+    /// Whether trying again later can help.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::KeyServiceUnavailable { source, .. } => source.retry(),
+            Self::Store(source) => source.retry(),
+            _ => Retry::Never,
+        }
+    }
+
     /// A verdict on the key apart from an outage, which is none.
     pub(super) fn from_manager(id: DataKeyId, key: KeyName, source: KeyError) -> Self {
         match source {

@@ -26,6 +26,8 @@ mod error;
 mod key_ring;
 mod layout;
 mod purpose;
+#[cfg(feature = "recovery")]
+mod recover;
 mod recovery;
 
 pub use cipher::EnvelopeFieldCipher;
@@ -34,4 +36,6 @@ pub use data_keys::{DataKeys, DataKeysStatus, Destruction};
 pub use error::EnvelopeError;
 pub use layout::OVERHEAD_BYTES;
 pub(crate) use layout::push_prefixed;
+#[cfg(feature = "recovery")]
+pub use recover::{Recovered, recover};
 pub use recovery::KeyRecovery;
