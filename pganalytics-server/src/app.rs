@@ -9,6 +9,7 @@ use pganalytics_auth::token::{AccessTokenIssuer, CollectorTokenIssuer, KeySet, R
 use pganalytics_core::auth::AuthProvider;
 use pganalytics_core::clock::Clock;
 use pganalytics_core::ids::InstanceId;
+use pganalytics_core::keys::FieldCipher;
 use pganalytics_core::random::Random;
 use pganalytics_core::revocation::Freshness;
 use pganalytics_core::secret::SecretString;
@@ -52,6 +53,8 @@ pub struct Services {
     pub refresh_tokens: RefreshTokens,
     /// API tokens.
     pub tokens: Arc<dyn TokenStore>,
+    /// Seals what is secret.
+    pub cipher: Arc<dyn FieldCipher>,
     /// Who judges sign-ins.
     pub sign_in: Arc<dyn AuthProvider>,
     /// Local passwords.

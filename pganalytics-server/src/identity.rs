@@ -156,8 +156,7 @@ impl Identity {
 
     async fn identify_bearer(&self, token: &str) -> Result<Option<Principal>, ApiError> {
         if let Ok(api_token) = token.parse::<ApiTokenText>() {
-            let digest = self.services.api_token_digester.digest(&api_token);
-            return Ok(self.identify_api_token(digest).await?.map(Principal::User));
+            return Ok(self.identify_api_token(&api_token).await?.map(Principal::User));
         }
         if let Some(claims) = accepted(self.services.access_tokens.verify(token).await)? {
             return Ok(self.identify_session(claims.session).await?.map(Principal::User));
@@ -221,7 +220,17 @@ impl Identity {
         Ok(Some(principal(&user, credential)))
     }
 
-    async fn identify_api_token(&self, digest: TokenDigest) -> Result<Option<Arc<UserPrincipal>>, ApiError> {
+    async fn identify_api_token(&self, token: &ApiTokenText) -> Result<Option<Arc<UserPrincipal>>, ApiError> {
+        let digests = self.services.api_token_digester.digests(token).await;
+        for digest in digests.map_err(ApiError::unavailable)? {
+            if let Some(principal) = self.holder_of(digest).await? {
+                return Ok(Some(principal));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn holder_of(&self, digest: TokenDigest) -> Result<Option<Arc<UserPrincipal>>, ApiError> {
         let now = self.services.clock.now();
         if let Some(principal) = self.api_tokens.recall(&digest, now) {
             return Ok(Some(principal));

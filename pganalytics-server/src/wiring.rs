@@ -1,5 +1,9 @@
 //! The one place where configuration becomes objects.
 
+mod keys;
+
+pub use keys::{KeyNames, create_keys, rotate_wrapping};
+
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,20 +17,26 @@ use pganalytics_auth::token::{
     EmptyLegacySecret, KeySet, KeySetConfig, LegacyCollectorVerifier, RefreshTokens, RefreshTokensConfig,
     TokenIssuerConfig, TokenVerifierConfig,
 };
+use pganalytics_core::audit::Actor;
 use pganalytics_core::auth::{AuthProvider, ProviderId};
 use pganalytics_core::clock::{Clock, SystemClock};
+use pganalytics_core::error::Retry;
 use pganalytics_core::ids::InstanceId;
-use pganalytics_core::keys::{KeyManager, KeyName};
+use pganalytics_core::keys::{DataKeyStore, FieldCipher, InvalidKeyName, KeyManager, MemoryDataKeyStore};
 use pganalytics_core::random::{OsRandom, Random};
 use pganalytics_core::revocation::Freshness;
 use pganalytics_core::secret::SecretString;
 use pganalytics_core::session::{SessionLimit, SessionStore, WhenFull};
 use pganalytics_core::signing::{MemorySigningKeyStore, Signer, SigningKeyStore};
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig, Ed25519SignerError};
-use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig, FileKeyManagerError};
+use pganalytics_crypto::env_key_manager::EnvKeyManagerError;
+use pganalytics_crypto::envelope::{DataKeys, EnvelopeError, Recovered, recover};
+use pganalytics_crypto::file_key_manager::FileKeyManagerError;
+use pganalytics_crypto::recovery::{RecoveryError, RecoveryIdentity};
+use pganalytics_crypto::vault_key_manager::VaultKeyManagerError;
 use pganalytics_store::postgres::{
-    Database, PostgresConfig, PostgresRefreshTokenStore, PostgresSessionEpochs, PostgresSessionStore,
-    PostgresSigningKeyStore, PostgresTokenStore, PostgresUserStore, StoreError,
+    Database, PostgresConfig, PostgresDataKeyStore, PostgresRefreshTokenStore, PostgresSessionEpochs,
+    PostgresSessionStore, PostgresSigningKeyStore, PostgresTokenStore, PostgresUserStore, StoreError,
 };
 use pganalytics_store::redis::{
     RedisAddress, RedisClient, RedisConfig, RedisConfigError, RedisSessionStore, RedisTls, RedisTopology,
@@ -34,16 +44,11 @@ use pganalytics_store::redis::{
 
 use crate::api::{PushMemory, RateLimits};
 use crate::app::{App, Services};
-use crate::config::{
-    self, AuthConfig, DatabaseConfig, KeyManagerConfig, PasswordConfig, ServerConfig, SessionStoreKind,
-};
+use crate::config::{self, AuthConfig, DatabaseConfig, PasswordConfig, ServerConfig, SessionStoreKind};
 use crate::cookies::Cookies;
 use crate::identity::{Identity, IdentityServices};
 use crate::lifecycle::Lifecycle;
 use crate::secret_ref::{SecretRef, SecretRefError};
-
-/// The key-encryption key that wraps signing keys.
-const SIGNING_KEY_WRAPPING: &str = "signing";
 
 /// Whom access tokens are for.
 const API_AUDIENCE: &str = "pganalytics-api";
@@ -72,6 +77,26 @@ pub enum WiringError {
     /// The keys cannot be used. Nothing was made in their place.
     #[error("`keys` cannot be used; `pganalytics-api keys init` makes them for a new installation")]
     Keys(#[source] FileKeyManagerError),
+    /// The keys in the environment cannot be used.
+    #[error("`keys` cannot be used")]
+    EnvironmentKeys(#[source] EnvKeyManagerError),
+    /// The environment is made by whoever starts the program.
+    #[error(
+        "a key in the environment is rotated by setting its next version, `{prefix}_DATA_V<n>`, for every server"
+    )]
+    NotFromHere {
+        /// What the variables begin with.
+        prefix: String,
+    },
+    /// Vault cannot be used.
+    #[error("`keys` cannot be used")]
+    Vault(#[source] VaultKeyManagerError),
+    /// The authorities of Vault cannot be read.
+    #[error("`keys.tls_authorities` cannot be read")]
+    VaultAuthorities(#[source] std::io::Error),
+    /// The keys cannot be named so.
+    #[error("`keys.key_prefix` is wrong")]
+    KeyPrefix(#[source] InvalidKeyName),
     /// The signing keys cannot be used.
     #[error("signing keys cannot be used")]
     SigningKeys(#[source] Ed25519SignerError),
@@ -89,13 +114,34 @@ pub enum WiringError {
     /// Redis cannot be used.
     #[error("`redis` is wrong")]
     Redis(#[source] RedisConfigError),
+    /// The recovery key is none.
+    #[error("`encryption.recovery_recipient` is wrong")]
+    Recovery(#[source] RecoveryError),
+    /// There is no such purpose.
+    #[error("`encryption.minimum_key_versions` names `{0}`, for which there are no keys")]
+    UnknownPurpose(String),
+    /// The data keys cannot be used.
+    #[error("the data keys cannot be used")]
+    DataKeys(#[source] EnvelopeError),
     /// The database cannot be used.
     #[error("database cannot be used")]
     Database(#[source] StoreError),
 }
 
+impl WiringError {
+    /// Whether it may pass by itself.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Database(cause) => cause.retry(),
+            Self::SigningKeys(cause) => cause.retry(),
+            Self::DataKeys(cause) => cause.retry(),
+            _ => Retry::Never,
+        }
+    }
+}
+
 /// What exists once in a process, whatever the configuration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Process {
     /// What `/metrics` shows.
     pub prometheus: PrometheusHandle,
@@ -142,9 +188,10 @@ pub async fn services_with_clock(
     clock: Arc<dyn Clock>,
 ) -> Result<App, WiringError> {
     let database = database(&config.database)?;
-    let store = Arc::new(PostgresSigningKeyStore::new(database.clone()));
-    let signer = signer(&config, store, &clock).await?;
-    assemble(config, process, clock, database, signer)
+    let signing = Arc::new(PostgresSigningKeyStore::new(database.clone()));
+    let data = Arc::new(data_key_store(database.clone(), Actor::system("server"), &clock));
+    let keys = keys(&config, signing, data, &clock).await?;
+    assemble(config, process, clock, database, keys)
 }
 
 /// The keys that sign tokens. Makes the first one where there is none.
@@ -153,7 +200,39 @@ pub async fn services_with_clock(
 /// When the database cannot be reached or the keys cannot be used.
 pub async fn signing_keys(config: &ServerConfig) -> Result<Arc<Ed25519Signer>, WiringError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    signer(config, signing_key_store(config)?, &clock).await
+    let manager = keys::key_manager(&config.keys, &config.encryption, &clock)?;
+    signer(config, signing_key_store(config)?, manager, &clock).await
+}
+
+/// The administration of the keys that seal what is secret, for somebody whom change events name.
+///
+/// # Errors
+/// When the database or the key manager cannot be reached, or the keys cannot be used.
+pub async fn data_keys(config: &ServerConfig, actor: Actor) -> Result<DataKeys, WiringError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let manager = keys::key_manager(&config.keys, &config.encryption, &clock)?;
+    let store = data_key_store(database(&config.database)?, actor, &clock);
+    Ok(keys::cipher(config, Arc::new(store), manager, clock).await?.data_keys())
+}
+
+/// Wraps the data keys by the key manager of the configuration, from their recovery forms.
+///
+/// # Errors
+/// When the database or the key manager cannot be reached, or a recovery form does not open.
+pub async fn recover_data_keys(
+    config: &ServerConfig,
+    actor: Actor,
+    identity: &RecoveryIdentity,
+) -> Result<Recovered, WiringError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let manager = keys::key_manager(&config.keys, &config.encryption, &clock)?;
+    let store = data_key_store(database(&config.database)?, actor, &clock);
+    let KeyNames { data, .. } = KeyNames::of(&config.keys)?;
+    recover(&store, &manager, &data, identity).await.map_err(WiringError::DataKeys)
+}
+
+fn data_key_store(database: Database, actor: Actor, clock: &Arc<dyn Clock>) -> PostgresDataKeyStore {
+    PostgresDataKeyStore::new(database, Arc::clone(clock), Arc::new(OsRandom), actor)
 }
 
 /// Where the keys lie that sign tokens. No connection is opened yet.
@@ -172,8 +251,28 @@ pub async fn unconnected_services(config: ServerConfig, process: Process) -> Res
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let database = Database::new(&PostgresConfig::new("postgres://localhost".to_owned()))
         .map_err(WiringError::Database)?;
-    let signer = signer(&config, Arc::new(MemorySigningKeyStore::default()), &clock).await?;
-    assemble(config, process, clock, database, signer)
+    let (signing, data) =
+        (Arc::new(MemorySigningKeyStore::default()), Arc::new(MemoryDataKeyStore::default()));
+    let keys = keys(&config, signing, data, &clock).await?;
+    assemble(config, process, clock, database, keys)
+}
+
+/// What signs, and what seals.
+struct Keys {
+    signing: Arc<Ed25519Signer>,
+    cipher: Arc<dyn FieldCipher>,
+}
+
+async fn keys(
+    config: &ServerConfig,
+    signing: Arc<dyn SigningKeyStore>,
+    data: Arc<dyn DataKeyStore>,
+    clock: &Arc<dyn Clock>,
+) -> Result<Keys, WiringError> {
+    let manager = keys::key_manager(&config.keys, &config.encryption, clock)?;
+    let signing = signer(config, signing, Arc::clone(&manager), clock).await?;
+    let cipher = keys::cipher(config, data, manager, Arc::clone(clock)).await?;
+    Ok(Keys { signing, cipher: Arc::new(cipher) })
 }
 
 fn assemble(
@@ -181,7 +280,7 @@ fn assemble(
     process: Process,
     clock: Arc<dyn Clock>,
     database: Database,
-    signing_keys: Arc<Ed25519Signer>,
+    Keys { signing: signing_keys, cipher }: Keys,
 ) -> Result<App, WiringError> {
     let signer: Arc<dyn Signer> = signing_keys.clone();
     let random: Arc<dyn Random> = Arc::new(OsRandom);
@@ -205,7 +304,7 @@ fn assemble(
         users: users.clone(),
         sessions: sessions.clone(),
         tokens: tokens.clone(),
-        api_token_digester: ApiTokenDigester::new(),
+        api_token_digester: ApiTokenDigester::keyed(Arc::clone(&cipher)),
         access_tokens: AccessTokenVerifier::new(
             Arc::clone(&keys),
             Arc::clone(&clock),
@@ -227,6 +326,7 @@ fn assemble(
         freshness,
         signing_keys,
         keys,
+        cipher,
         rate_limits: RateLimits::new(&config.limits),
         push_memory: PushMemory::new(config.metrics.push_memory_bytes.get()),
         registration_secret: registration_secret(&config)?,
@@ -254,7 +354,8 @@ pub fn check(config: &ServerConfig) -> Result<(), WiringError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     postgres_config(&config.database)?;
     password_hasher(&config.auth.passwords)?;
-    key_manager(&config.keys, &clock)?;
+    keys::key_manager(&config.keys, &config.encryption, &clock)?;
+    KeyNames::of(&config.keys)?;
     legacy_verifier(config, &clock)?;
     registration_secret(config)?;
     if config.auth.session_store == SessionStoreKind::Redis {
@@ -266,44 +367,15 @@ pub fn check(config: &ServerConfig) -> Result<(), WiringError> {
 async fn signer(
     config: &ServerConfig,
     store: Arc<dyn SigningKeyStore>,
+    keys: Arc<dyn KeyManager>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<Ed25519Signer>, WiringError> {
     let days = config.auth.signing_key_rotation_days.get();
     let rotate_every = Duration::from_secs(days * 24 * 3600);
-    let settings = Ed25519SignerConfig::new(signing_key_wrapping()).with_rotate_every(rotate_every);
-    let keys = key_manager(&config.keys, clock)?;
+    let KeyNames { signing, .. } = KeyNames::of(&config.keys)?;
+    let settings = Ed25519SignerConfig::new(signing).with_rotate_every(rotate_every);
     let signer = Ed25519Signer::connect(store, keys, Arc::clone(clock), settings);
     Ok(Arc::new(signer.await.map_err(WiringError::SigningKeys)?))
-}
-
-fn key_manager(
-    config: &KeyManagerConfig,
-    clock: &Arc<dyn Clock>,
-) -> Result<Arc<dyn KeyManager>, WiringError> {
-    match config {
-        KeyManagerConfig::File(file) => {
-            let manager = FileKeyManager::open(&FileKeyManagerConfig::new(&file.path), Arc::clone(clock));
-            Ok(Arc::new(manager.map_err(WiringError::Keys)?))
-        }
-    }
-}
-
-/// Makes the folder with the keys that a server needs, where there is none. For dev mode and for `keys init`: a server
-/// never makes its keys by itself.
-///
-/// # Errors
-/// When the folder cannot be made or is not private.
-pub fn create_keys(config: &KeyManagerConfig) -> Result<(), WiringError> {
-    match config {
-        KeyManagerConfig::File(file) => {
-            let folder = FileKeyManagerConfig::new(&file.path).creating([signing_key_wrapping()]);
-            FileKeyManager::open(&folder, Arc::new(SystemClock)).map(drop).map_err(WiringError::Keys)
-        }
-    }
-}
-
-fn signing_key_wrapping() -> KeyName {
-    SIGNING_KEY_WRAPPING.parse().expect("the constant is a key name")
 }
 
 fn session_store(

@@ -8,6 +8,7 @@ mod layers;
 mod principal;
 mod router;
 mod routes;
+mod sealed_reply;
 mod work;
 
 pub use client_address::client_address;
@@ -19,4 +20,5 @@ pub use layers::{RateLimits, RequestMeta, TimeLimit, error_chain};
 pub use principal::{KnownCollector, SignedInUser};
 pub use router::{router, without_double_slash};
 pub use routes::{Access, Permission, Replay, RouteInfo, Routes};
+pub(crate) use sealed_reply::ReplySealer;
 pub use work::{Work, WorkHandle};

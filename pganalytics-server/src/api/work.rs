@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use bytes::Bytes;
 use pganalytics_core::audit::{Action, Actor, Resource};
 use pganalytics_core::clock::Clock;
+use pganalytics_core::idempotency::StoredResponse;
 use pganalytics_core::ids::EventId;
 use pganalytics_core::random::Random;
 use pganalytics_core::session::SessionId;
@@ -13,8 +15,8 @@ use pganalytics_store::postgres::change_events::{Change, ChangeEvent};
 use pganalytics_store::postgres::{Begun, Database, UnitOfWork, UnitOfWorkLimits};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::ApiError;
 use super::layers::{KeyClaim, KeyMaker};
+use super::{ApiError, ReplySealer};
 use crate::identity::{Identity, Outdated};
 
 /// How often a request looks for the response of its twin.
@@ -31,6 +33,8 @@ pub struct WorkHandle(Arc<Shared>);
 struct Shared {
     database: Database,
     claim: Option<KeyClaim>,
+    /// Where the reply holds a secret.
+    sealer: Option<ReplySealer>,
     origin: Origin,
     unit: Arc<Mutex<Option<Underway>>>,
 }
@@ -63,8 +67,13 @@ pub struct Work {
 }
 
 impl WorkHandle {
-    pub(crate) fn new(database: Database, claim: Option<KeyClaim>, origin: Origin) -> Self {
-        Self(Arc::new(Shared { database, claim, origin, unit: Arc::default() }))
+    pub(crate) fn new(
+        database: Database,
+        claim: Option<KeyClaim>,
+        sealer: Option<ReplySealer>,
+        origin: Origin,
+    ) -> Self {
+        Self(Arc::new(Shared { database, claim, sealer, origin, unit: Arc::default() }))
     }
 
     /// Begins the transaction and claims the idempotency key.
@@ -76,12 +85,17 @@ impl WorkHandle {
         let mut guard = Arc::clone(&self.0.unit).lock_owned().await;
         let patience = self.key_maker().map_or(Duration::ZERO, KeyMaker::patience);
         let waiting_ends = Instant::now() + patience;
+        if let (Some(_), Some(sealer)) = (&self.0.claim, &self.0.sealer) {
+            sealer.prepare().await?;
+        }
         loop {
             let claim = self.0.claim.as_ref().map(|claim| (&claim.key, &claim.fingerprint));
             match UnitOfWork::begin(&self.0.database, claim, UnitOfWorkLimits::default()).await? {
                 Begun::Fresh(unit) => *guard = Some(Underway { unit, outdated: Vec::new() }),
                 Begun::Replay(response) => return Err(ApiError::replay(response)),
-                Begun::Sealed { resource_id } => return Err(already_done(resource_id)),
+                Begun::Sealed { resource_id, response } => {
+                    return Err(self.unsealed(resource_id, response).await);
+                }
                 Begun::Mismatch => return Err(ApiError::key_reused()),
                 // No connection is held in between.
                 _ if Instant::now() < waiting_ends => {
@@ -99,6 +113,27 @@ impl WorkHandle {
         self.0.unit.lock().await.take()
     }
 
+    /// What a retry of a request whose reply holds a secret is answered.
+    async fn unsealed(&self, resource_id: Option<String>, response: Option<Bytes>) -> ApiError {
+        let (Some(response), Some(claim), Some(sealer)) = (response, &self.0.claim, &self.0.sealer) else {
+            return already_done(resource_id);
+        };
+        match sealer.open(&claim.key, response).await {
+            Ok(Some(response)) => ApiError::replay(response),
+            Ok(None) => already_done(resource_id),
+            Err(error) => error,
+        }
+    }
+
+    /// What is kept of a response that holds a secret, for a retry with the same key.
+    ///
+    /// # Errors
+    /// 503 when the key that seals it cannot be had.
+    pub(crate) async fn seal(&self, response: &StoredResponse) -> Result<Option<Bytes>, ApiError> {
+        let (Some(claim), Some(sealer)) = (&self.0.claim, &self.0.sealer) else { return Ok(None) };
+        sealer.seal(&claim.key, response).await.map(Some)
+    }
+
     /// Who made the request's key, if it has one.
     pub(crate) fn key_maker(&self) -> Option<KeyMaker> {
         self.0.claim.as_ref().map(|claim| claim.maker)
@@ -108,9 +143,9 @@ impl WorkHandle {
 fn already_done(resource_id: Option<String>) -> ApiError {
     ApiError::conflict(match resource_id {
         Some(id) => format!(
-            "this request was done before and made `{id}`; its response held a secret and is not kept"
+            "this request was done before and made `{id}`; its response held a secret and cannot be had again"
         ),
-        None => "this request was done before; its response held a secret and is not kept".into(),
+        None => "this request was done before; its response held a secret and cannot be had again".into(),
     })
 }
 

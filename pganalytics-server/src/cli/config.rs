@@ -48,8 +48,11 @@ pub(super) async fn run(command: ConfigCommand, file: Option<&Path>) -> Result<(
 /// The document of a server with default settings, which needs neither database nor keys.
 async fn openapi() -> Result<String, Failure> {
     let folder = tempfile::tempdir().map_err(Failure::internal)?;
-    let keys = KeyManagerConfig::File(FileKeyManagerConfig { path: folder.path().join("keys") });
-    wiring::create_keys(&keys)?;
+    let keys = KeyManagerConfig::File(FileKeyManagerConfig {
+        path: folder.path().join("keys"),
+        ..FileKeyManagerConfig::default()
+    });
+    wiring::create_keys(&keys).await?;
     let process = wiring::Process {
         prometheus: telemetry::init_metrics().map_err(Failure::internal)?,
         lifecycle: Lifecycle::new(),

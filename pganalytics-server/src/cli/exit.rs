@@ -72,10 +72,9 @@ impl From<StoreError> for Failure {
 
 impl From<WiringError> for Failure {
     fn from(error: WiringError) -> Self {
-        match &error {
-            WiringError::Database(cause) if cause.retry() == Retry::Later => Self::unavailable(error),
-            WiringError::SigningKeys(cause) if cause.retry() == Retry::Later => Self::unavailable(error),
-            _ => Self::configuration(error),
+        match error.retry() {
+            Retry::Later => Self::unavailable(error),
+            Retry::Never => Self::configuration(error),
         }
     }
 }

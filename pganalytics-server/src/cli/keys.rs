@@ -5,16 +5,19 @@ use pganalytics_core::error::{PortError, Retry};
 use pganalytics_core::signing::{SigningKeyStoreError, StoredSigningKey};
 use serde::Serialize;
 
+use super::data_keys::DataKeysCommand;
 use super::{Failure, print};
 use crate::config::{KeyManagerConfig, ServerConfig};
-use crate::wiring::{self, WiringError};
+use crate::wiring::{self, KeyNames, WiringError};
 
-/// Make the keys of a new installation; list and rotate those that sign tokens.
+/// Make, list and rotate keys: those that wrap others, those that seal data, and those that sign tokens.
 #[derive(Debug, Subcommand)]
 pub(super) enum KeysCommand {
     /// Make the keys that `keys` in the configuration names and that do not exist yet. A server never makes its own:
     /// one that started with the wrong folder would otherwise go on with keys that open nothing.
     Init,
+    #[command(flatten)]
+    Data(DataKeysCommand),
     /// List the keys that sign tokens: which one signs, which one will, and those whose signatures are still accepted.
     ListSigning {
         /// As JSON.
@@ -38,16 +41,31 @@ struct SigningKey {
 
 pub(super) async fn run(command: KeysCommand, config: &ServerConfig) -> Result<(), Failure> {
     match command {
-        KeysCommand::Init => init(config),
+        KeysCommand::Init => init(config).await,
+        KeysCommand::Data(command) => super::data_keys::run(command, config).await,
         KeysCommand::ListSigning { json } => list_signing(config, json).await,
         KeysCommand::RotateSigning => rotate_signing(config).await,
     }
 }
 
-fn init(config: &ServerConfig) -> Result<(), Failure> {
-    wiring::create_keys(&config.keys)?;
-    let KeyManagerConfig::File(file) = &config.keys;
-    print(format_args!("The keys are in {}. Back them up apart from the database.", file.path.display()));
+async fn init(config: &ServerConfig) -> Result<(), Failure> {
+    wiring::create_keys(&config.keys).await?;
+    match &config.keys {
+        KeyManagerConfig::File(file) => {
+            let folder = file.path.display();
+            print(format_args!("The keys are in {folder}. Back them up apart from the database."));
+        }
+        KeyManagerConfig::Env(env) => {
+            print(format_args!(
+                "The keys are in variables {}_*. Keep them apart from the database.",
+                env.prefix
+            ));
+        }
+        KeyManagerConfig::Vault(vault) => {
+            let KeyNames { signing, data } = KeyNames::of(&config.keys)?;
+            print(format_args!("Keys `{signing}` and `{data}` are in {} at {}.", vault.mount, vault.address));
+        }
+    }
     Ok(())
 }
 

@@ -1,6 +1,7 @@
 //! The command line of `pganalytics-api`.
 
 mod config;
+mod data_keys;
 mod dev;
 mod doctor;
 mod exit;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use pganalytics_core::audit::{Actor, ActorKind};
 
 use crate::config::ServerConfig;
 
@@ -99,6 +101,12 @@ fn load_or_development(file: Option<&std::path::Path>) -> Result<ServerConfig, F
     let given = file.is_some() || std::env::vars_os().any(|(name, _)| is_given(name));
     let development = if given { None } else { dev::default_configuration() };
     load(file.or(development.as_deref()))
+}
+
+/// Whoever can run this program with its secrets is an operator.
+fn operator() -> Actor {
+    let name = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).ok();
+    Actor { kind: ActorKind::Operator, id: None, name, role: None }
 }
 
 /// Prints a line of a command's result. A reader that has gone away wants no more of it.

@@ -81,7 +81,15 @@ async fn connect(config: ServerConfig, process: wiring::Process) -> Result<App, 
             Err(error) => return Err(Failure::refused(error)),
         }
     }
-    Ok(wiring::services(config, process).await?)
+    loop {
+        match wiring::services(config.clone(), process.clone()).await {
+            Err(error) if error.retry() == Retry::Later => {
+                tracing::warn!(error = %api::error_chain(&error), "waiting for what the keys need");
+                tokio::time::sleep(RETRY_EVERY).await;
+            }
+            made => return Ok(made?),
+        }
+    }
 }
 
 async fn signals(lifecycle: Lifecycle, drain_delay: Duration) {

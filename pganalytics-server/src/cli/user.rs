@@ -1,6 +1,6 @@
 use clap::Subcommand;
 use pganalytics_auth::local::PasswordPolicy;
-use pganalytics_core::audit::{Action, Actor, ActorKind, Resource};
+use pganalytics_core::audit::{Action, Resource};
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::ids::{EventId, UserId};
 use pganalytics_core::random::OsRandom;
@@ -136,11 +136,9 @@ async fn begin(database: &Database) -> Result<UnitOfWork, Failure> {
     }
 }
 
-/// Whoever can run this program with its secrets is an operator.
 fn event(action: &str, user: UserId, change: Change) -> Result<ChangeEvent, Failure> {
     let action: Action = action.parse().map_err(Failure::internal)?;
-    let operator = std::env::var("SUDO_USER").or_else(|_| std::env::var("USER")).ok();
-    let actor = Actor { kind: ActorKind::Operator, id: None, name: operator, role: None };
+    let actor = super::operator();
     let id = EventId::generate(&SystemClock, &OsRandom);
     Ok(ChangeEvent::new(id, SystemClock.now(), actor, action, Resource::new("user", user))
         .with_change(change))

@@ -2,16 +2,20 @@
 
 mod bounded;
 mod document;
+mod keys;
 mod load;
 mod redis;
 mod sections;
 
 pub use bounded::{Bounded, Seconds};
 pub use document::{reference, sample, schema};
+pub use keys::{
+    EncryptionConfig, EnvKeyManagerConfig, FileKeyManagerConfig, KeyManagerConfig, VaultAppRole,
+    VaultKeyManagerConfig, VaultKubernetes, VaultLogin, VaultToken,
+};
 pub use load::{ConfigError, ENV_PREFIX, load};
 pub use redis::{HostPort, InvalidHostPort, RedisConfig, RedisTopology};
 pub use sections::{
-    AuthConfig, CollectorsConfig, DatabaseConfig, FileKeyManagerConfig, HttpConfig, KeyManagerConfig,
-    LimitsConfig, LogConfig, LogFormat, MetricsConfig, PasswordConfig, ServerConfig, SessionStoreKind,
-    WhenFull,
+    AuthConfig, CollectorsConfig, DatabaseConfig, HttpConfig, LimitsConfig, LogConfig, LogFormat,
+    MetricsConfig, PasswordConfig, ServerConfig, SessionStoreKind, WhenFull,
 };

@@ -1,5 +1,4 @@
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use ipnet::IpNet;
 use schemars::JsonSchema;
@@ -8,6 +7,7 @@ use url::Url;
 
 use super::RedisConfig;
 use super::bounded::{Bounded, Seconds};
+use super::keys::{EncryptionConfig, KeyManagerConfig};
 use crate::secret_ref::SecretRef;
 
 /// The whole configuration of `pganalytics-api`.
@@ -22,8 +22,10 @@ pub struct ServerConfig {
     pub auth: AuthConfig,
     /// Redis, for what is set to be kept there.
     pub redis: RedisConfig,
-    /// The keys that protect signing keys and, later, data.
+    /// Where the keys are that wrap all others.
     pub keys: KeyManagerConfig,
+    /// The data keys, which seal secrets in the database and are wrapped by `keys`.
+    pub encryption: EncryptionConfig,
     /// Collectors and their registration.
     pub collectors: CollectorsConfig,
     /// Keeping metrics.
@@ -193,34 +195,6 @@ impl Default for PasswordConfig {
             max_concurrent: Bounded::new(2),
             max_waiting: Bounded::new(100),
         }
-    }
-}
-
-/// The keys that protect signing keys and, later, data.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(tag = "type", rename_all = "snake_case")]
-pub enum KeyManagerConfig {
-    /// Keys in a folder of this machine.
-    File(FileKeyManagerConfig),
-}
-
-impl Default for KeyManagerConfig {
-    fn default() -> Self {
-        Self::File(FileKeyManagerConfig::default())
-    }
-}
-
-/// Keys in a folder of this machine.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct FileKeyManagerConfig {
-    /// The folder; readable by nobody but the server's user.
-    pub path: PathBuf,
-}
-
-impl Default for FileKeyManagerConfig {
-    fn default() -> Self {
-        Self { path: "/etc/pganalytics/keys".into() }
     }
 }
 

@@ -14,6 +14,7 @@ mod protocol_push;
 mod protocol_tokens;
 mod redis_sessions;
 mod refresh;
+mod sealed_replies;
 mod sessions;
 mod signing_keys;
 mod stolen;

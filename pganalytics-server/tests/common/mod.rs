@@ -72,7 +72,7 @@ impl TestServer {
         let folder = tempfile::tempdir().expect("make a folder");
         let mut config = configuration(folder.path(), database.url());
         change(&mut config);
-        wiring::create_keys(&config.keys).expect("make keys");
+        wiring::create_keys(&config.keys).await.expect("make keys");
         let clock = ManualClock::new();
         clock.set("2026-11-22T19:00:00Z".parse().expect("a time"));
         Some(Self::serve(config, clock, folder, database).await)
@@ -218,7 +218,10 @@ fn configuration(folder: &Path, database_url: &str) -> ServerConfig {
     };
     let mut config = ServerConfig::default();
     config.database.url = secret("database-url", database_url);
-    config.keys = KeyManagerConfig::File(FileKeyManagerConfig { path: folder.join("keys") });
+    config.keys = KeyManagerConfig::File(FileKeyManagerConfig {
+        path: folder.join("keys"),
+        ..FileKeyManagerConfig::default()
+    });
     config.collectors.registration_secret = Some(secret("registration-secret", REGISTRATION_SECRET));
     config.collectors.legacy_token_secret = Some(secret("legacy-secret", LEGACY_SECRET));
     config

@@ -93,7 +93,7 @@ struct CreateToken {
 struct CreatedToken {
     #[serde(flatten)]
     view: TokenView,
-    /// For `Authorization: Bearer`. Shown once; only its SHA-256 is kept.
+    /// For `Authorization: Bearer`. Shown once; only a keyed digest of it is kept.
     token: String,
 }
 
@@ -114,7 +114,8 @@ async fn create(
     let scopes = allowed(&principal, body.scopes)?;
     let text = ApiTokenText::generate();
     let id = ApiTokenId::generate(&*app.clock, &*app.random);
-    let new = NewApiToken::new(id, principal.id, body.name, ApiTokenDigester::new().digest(&text))
+    let digest = ApiTokenDigester::keyed(app.cipher.clone()).digest(&text).await;
+    let new = NewApiToken::new(id, principal.id, body.name, digest.map_err(ApiError::unavailable)?)
         .with_scopes(scopes)
         .expiring_at(body.expires_at);
     let mut work = work.begin().await?;

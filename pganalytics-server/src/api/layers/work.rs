@@ -15,7 +15,7 @@ use super::RequestMeta;
 use super::claim::{self, KeyMaker};
 use crate::api::routes::Mutation;
 use crate::api::work::{Origin, Underway};
-use crate::api::{ApiError, Replay, WorkHandle};
+use crate::api::{ApiError, Replay, ReplySealer, WorkHandle};
 use crate::app::App;
 
 const REPLY_MAX_BYTES: usize = 1024 * 1024;
@@ -35,8 +35,9 @@ pub(in crate::api) async fn run(
         Ok(claimed) => claimed,
         Err(error) => return error.into_response(),
     };
+    let sealer = (mutation.replay == Replay::Sealed).then(|| ReplySealer::new(Arc::clone(&app.cipher)));
     let handle = match origin(&app, mutation, &request) {
-        Ok(origin) => WorkHandle::new(app.database.clone(), claim, origin),
+        Ok(origin) => WorkHandle::new(app.database.clone(), claim, sealer, origin),
         Err(error) => return error.into_response(),
     };
     let mut request = request;
@@ -46,7 +47,7 @@ pub(in crate::api) async fn run(
         match handle.take().await {
             None => response,
             Some(Underway { unit, outdated }) => {
-                let response = finish(unit, handle.key_maker(), mutation, response).await;
+                let response = finish(unit, &handle, mutation, response).await;
                 // Whether it was committed is not always known, and forgetting in vain is harmless.
                 for what in outdated {
                     app.identity.forget(what);
@@ -75,12 +76,7 @@ fn origin(app: &App, mutation: Mutation, request: &Request) -> Result<Origin, Ap
     })
 }
 
-async fn finish(
-    unit: UnitOfWork,
-    key_maker: Option<KeyMaker>,
-    mutation: Mutation,
-    response: Response,
-) -> Response {
+async fn finish(unit: UnitOfWork, handle: &WorkHandle, mutation: Mutation, response: Response) -> Response {
     let status = response.status();
     if status.is_server_error() {
         roll_back(unit).await;
@@ -91,7 +87,7 @@ async fn finish(
         tracing::error!(action = mutation.action, "a change was made without an event");
         metrics::counter!("pganalytics_changes_without_event_total").increment(1);
     }
-    let Some(ttl) = key_maker.map(KeyMaker::reply_ttl) else {
+    let Some(ttl) = handle.key_maker().map(KeyMaker::reply_ttl) else {
         return match succeeded {
             true => answer(unit.commit().await, response),
             false => {
@@ -100,17 +96,17 @@ async fn finish(
             }
         };
     };
-    let (response, stored) = match store(response).await {
-        Ok(stored) => stored,
+    let seals = succeeded && mutation.replay == Replay::Sealed;
+    let (response, reply) = match keep(response, handle, seals).await {
+        Ok(kept) => kept,
         Err(error) => {
             roll_back(unit).await;
             return error.into_response();
         }
     };
-    let outcome = match (succeeded, mutation.replay) {
-        (false, _) => unit.fail_after_effects(&Reply::Stored(stored), ttl).await,
-        (true, Replay::Sealed) => unit.commit_with(&sealed(&stored), ttl).await,
-        (true, _) => unit.commit_with(&Reply::Stored(stored), ttl).await,
+    let outcome = match succeeded {
+        false => unit.fail_after_effects(&reply, ttl).await,
+        true => unit.commit_with(&reply, ttl).await,
     };
     answer(outcome, response)
 }
@@ -122,12 +118,17 @@ async fn roll_back(unit: UnitOfWork) {
     }
 }
 
-/// What a retry may be told of a response that holds a secret: the id of what was made.
-fn sealed(stored: &StoredResponse) -> Reply {
+/// The response, and what a retry is to get.
+async fn keep(response: Response, handle: &WorkHandle, seals: bool) -> Result<(Response, Reply), ApiError> {
+    let (response, stored) = store(response).await?;
+    if !seals {
+        return Ok((response, Reply::Stored(stored)));
+    }
     let body: Option<serde_json::Value> = serde_json::from_slice(&stored.body).ok();
     let id = body.as_ref().and_then(|body| body.get("id"));
     let resource_id = id.map(|id| id.as_str().map_or_else(|| id.to_string(), str::to_owned));
-    Reply::Sealed { resource_id }
+    let sealed = handle.seal(&stored).await?;
+    Ok((response, Reply::Sealed { resource_id, response: sealed }))
 }
 
 async fn store(response: Response) -> Result<(Response, StoredResponse), ApiError> {

@@ -82,7 +82,7 @@ impl Development<'_> {
         let address = listener.local_addr().map_err(Failure::internal)?;
         let config = settings::server(&self.folder, self.postgres, address)?;
         self.migrate(&config).await?;
-        wiring::create_keys(&config.keys)?;
+        wiring::create_keys(&config.keys).await?;
         self.ensure_admin(&config).await?;
         let lifecycle = Lifecycle::new();
         let process = wiring::Process {

@@ -30,7 +30,10 @@ pub(super) fn server(
     config.database.url = SecretRef::File(folder.write("database-url", &database::server_url(postgres)?)?);
     let owner = folder.write("database-owner-url", &postgres.url_of(database::DATABASE))?;
     config.database.owner_url = Some(SecretRef::File(owner));
-    config.keys = KeyManagerConfig::File(FileKeyManagerConfig { path: folder.join("keys") });
+    config.keys = KeyManagerConfig::File(FileKeyManagerConfig {
+        path: folder.join("keys"),
+        ..FileKeyManagerConfig::default()
+    });
     config.collectors.registration_secret = Some(SecretRef::File(registration_secret(folder)?));
     config.collectors.offline_after_seconds = Seconds::new(60);
     config.metrics.thinning_seconds = Seconds::new(1);
