@@ -33,7 +33,7 @@ done
 for feature in \
     pganalytics-core/testing pganalytics-core/tower \
     pganalytics-auth/tower \
-    pganalytics-crypto/aws-lc pganalytics-crypto/vault \
+    pganalytics-crypto/aws-lc pganalytics-crypto/recovery pganalytics-crypto/vault \
     pganalytics-store/local pganalytics-store/postgres pganalytics-store/local-postgres pganalytics-store/redis; do
     "$cargo" check -q -p "${feature%/*}" --no-default-features --features "${feature#*/}" || fail "$feature does not compile alone"
 done
