@@ -18,11 +18,12 @@ pub fn sample() -> String {
          # A secret is a reference: { file = \"/path\" } or { env = \"NAME\" }.\n",
     );
     for section in Section::all() {
-        let _ = write!(text, "\n# {}\n[{}]\n", section.doc.replace('\n', "\n# "), section.path);
+        let unused = if section.is_used { "" } else { "# " };
+        let _ = write!(text, "\n# {}\n{unused}[{}]\n", section.doc.replace('\n', "\n# "), section.path);
         for setting in &section.settings {
             let _ = writeln!(text, "# {}", setting.doc.replace('\n', "\n# "));
             match &setting.default {
-                Some(default) => writeln!(text, "{} = {default}", setting.name),
+                Some(default) => writeln!(text, "{unused}{} = {default}", setting.name),
                 None => writeln!(text, "# {} = {}", setting.name, setting.example()),
             }
             .expect("a String takes everything");
@@ -39,7 +40,9 @@ pub fn reference() -> String {
          `--config`, then the environment. Check a file with `pganalytics-api config check --config FILE`.\n",
     );
     for section in Section::all() {
-        let _ = write!(text, "\n## `[{}]`\n\n{}\n\n", section.path, section.doc);
+        let variant = section.variant.as_ref().map(|variant| format!(", `type = \"{variant}\"`"));
+        let variant = variant.unwrap_or_default();
+        let _ = write!(text, "\n## `[{}]`{variant}\n\n{}\n\n", section.path, section.doc);
         text.push_str("| setting | environment | type | default | meaning |\n|---|---|---|---|---|\n");
         for setting in &section.settings {
             let variable =
@@ -59,6 +62,10 @@ pub fn reference() -> String {
 
 struct Section {
     path: String,
+    /// Which of several forms this is.
+    variant: Option<String>,
+    /// Whether it is part of the defaults.
+    is_used: bool,
     doc: String,
     settings: Vec<Setting>,
 }
@@ -72,7 +79,11 @@ struct Setting {
 
 impl Setting {
     fn example(&self) -> &'static str {
-        if self.kind.contains("secret") { "{ file = \"/path\" }" } else { "0" }
+        match self.kind.as_str() {
+            "secret reference" => "{ file = \"/path\" }",
+            kind if kind.contains("string") || kind == "text" => "\"…\"",
+            _ => "0",
+        }
     }
 }
 
@@ -81,49 +92,61 @@ impl Section {
         let schema = schema().to_value();
         let defaults = serde_json::to_value(ServerConfig::default()).expect("the defaults are JSON");
         let mut sections = Vec::new();
-        collect(&schema, &schema, &defaults, "", &mut sections);
+        let whole = Part { path: String::new(), variant: None, is_used: true, doc: String::new() };
+        collect(&schema, &schema, &defaults, whole, &mut sections);
         sections
     }
 }
 
+/// What is known of a section before its settings are read.
+struct Part {
+    path: String,
+    variant: Option<String>,
+    is_used: bool,
+    doc: String,
+}
+
 /// Walks one object of the schema; objects inside it become sections of their own, after it.
-fn collect(root: &Value, object: &Value, defaults: &Value, path: &str, sections: &mut Vec<Section>) {
+fn collect(root: &Value, object: &Value, defaults: &Value, part: Part, sections: &mut Vec<Section>) {
     let Some(properties) = object.get("properties").and_then(Value::as_object) else { return };
     let mut settings = Vec::new();
     let mut inner = Vec::new();
     for (name, property) in properties {
         let target = resolve(root, property);
-        let default = defaults.get(name);
-        let inner_path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+        let default = defaults.get(name).or_else(|| property.get("default"));
+        let path = if part.path.is_empty() { name.clone() } else { format!("{}.{name}", part.path) };
+        let default_of_inner = default.cloned().unwrap_or_default();
         if target.get("properties").is_some() {
-            inner.push((inner_path, target, default.cloned().unwrap_or_default(), doc(property, target)));
+            let doc = doc(property, target);
+            let part = Part { path, variant: None, is_used: part.is_used, doc };
+            inner.push((target, default_of_inner, part));
         } else if let Some(variants) = target.get("oneOf").filter(|_| is_tagged(target)) {
             for variant in variants.as_array().into_iter().flatten() {
-                inner.push((
-                    inner_path.clone(),
-                    variant,
-                    default.cloned().unwrap_or_default(),
-                    doc(property, target),
-                ));
+                let tag =
+                    variant.pointer("/properties/type/const").and_then(Value::as_str).map(str::to_owned);
+                let is_default = default_of_inner.get("type").and_then(Value::as_str) == tag.as_deref();
+                let doc = format!("{} {}", doc(property, target), doc(variant, variant));
+                let default = if is_default { default_of_inner.clone() } else { Value::Null };
+                let part =
+                    Part { path: path.clone(), variant: tag, is_used: part.is_used && is_default, doc };
+                inner.push((variant, default, part));
             }
         } else {
+            let tag = part.variant.as_ref().filter(|_| name == "type");
             settings.push(Setting {
                 name: name.clone(),
-                doc: doc(property, target),
+                doc: tag.map_or_else(|| doc(property, target), |_| "Which of the forms this is.".into()),
                 kind: kind(root, property),
-                default: default.map(toml_value),
+                default: tag.map(|tag| format!("\"{tag}\"")).or_else(|| default.map(toml_value)),
             });
         }
     }
-    if !path.is_empty() {
-        sections.push(Section { path: path.into(), doc: doc(object, object), settings });
+    if !part.path.is_empty() {
+        let Part { path, variant, is_used, doc } = part;
+        sections.push(Section { path, variant, is_used, doc, settings });
     }
-    for (inner_path, target, default, doc) in inner {
-        let first = sections.len();
-        collect(root, &with_variant_properties(root, target), &default, &inner_path, sections);
-        if let Some(section) = sections.get_mut(first) {
-            section.doc = doc;
-        }
+    for (target, default, part) in inner {
+        collect(root, &with_variant_properties(root, target), &default, part, sections);
     }
 }
 
@@ -221,12 +244,7 @@ mod tests {
         for section in Section::all() {
             assert!(!section.doc.is_empty(), "section {}", section.path);
             for setting in &section.settings {
-                assert!(
-                    setting.name == "type" || !setting.doc.is_empty(),
-                    "setting {}.{}",
-                    section.path,
-                    setting.name
-                );
+                assert!(!setting.doc.is_empty(), "setting {}.{}", section.path, setting.name);
             }
         }
     }
