@@ -1,4 +1,5 @@
 //! What holds for the suite with either backend, and that both give the same bytes.
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are not seen as tests")]
 
 use aead::inout::InOutBuf;
 use aead::{Aead, AeadCore, AeadInOut, KeyInit, Payload, TagPosition};

@@ -17,7 +17,7 @@ pub enum KeyManagerConfig {
     /// Keys in environment variables.
     Env(EnvKeyManagerConfig),
     /// The transit engine of Vault or OpenBao. The keys never leave it.
-    Vault(VaultKeyManagerConfig),
+    Vault(Box<VaultKeyManagerConfig>),
 }
 
 impl Default for KeyManagerConfig {

@@ -156,19 +156,15 @@ pub(super) async fn cipher(
 ) -> Result<EnvelopeFieldCipher, WiringError> {
     let encryption = &config.encryption;
     let KeyNames { data, .. } = KeyNames::of(&config.keys)?;
-    let mut envelope =
-        EnvelopeConfig::new(data).keeping_unwrapped_for(encryption.key_cache_seconds.as_duration());
     let mut minimum = Minimum(encryption.minimum_key_versions.clone());
-    for purpose in [ReplySealer::PURPOSE] {
-        let versions = PurposeConfig::default().from_version(minimum.take(purpose));
-        envelope = envelope.with_purpose(purpose, versions);
-    }
-    for purpose in [ApiTokenDigester::PURPOSE] {
-        let index = minimum.take(&format!("{purpose}.index"));
-        let versions =
-            PurposeConfig::default().from_version(minimum.take(purpose)).indexed_from_version(index);
-        envelope = envelope.with_purpose(purpose, versions);
-    }
+    let replies = PurposeConfig::default().from_version(minimum.take(ReplySealer::PURPOSE));
+    let tokens = PurposeConfig::default()
+        .from_version(minimum.take(ApiTokenDigester::PURPOSE))
+        .indexed_from_version(minimum.take(&format!("{}.index", ApiTokenDigester::PURPOSE)));
+    let mut envelope = EnvelopeConfig::new(data)
+        .keeping_unwrapped_for(encryption.key_cache_seconds.as_duration())
+        .with_purpose(ReplySealer::PURPOSE, replies)
+        .with_purpose(ApiTokenDigester::PURPOSE, tokens);
     if let Some((purpose, _)) = minimum.0.pop_first() {
         return Err(WiringError::UnknownPurpose(purpose));
     }
