@@ -64,6 +64,11 @@ pub fn main() -> ExitCode {
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         return Failure::internal("another TLS provider was installed first").report();
     }
+    // Keys lie in memory: they belong into no core dump, and no other process of the same user may read them there.
+    #[cfg(target_os = "linux")]
+    if let Err(error) = nix::sys::prctl::set_dumpable(false) {
+        return Failure::internal(error).report();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return Failure::internal(error).report(),

@@ -71,14 +71,15 @@ async fn ended_session_stays_ended_when_a_lagging_replica_takes_over() {
     let sessions =
         store_at(sentinel(&servers).with_deadline(Duration::from_millis(300)), &ManualClock::new());
     let (token, _) = sessions.create(lasting()).await.unwrap();
-    assert_eq!(servers.master.ask("WAIT 1 20000").await.trim(), ":1", "the replica does not follow");
+    let is_known = async || servers.replica.ask("KEYS *").await.contains(&token.id().to_string());
+    assert!(wait_until(PATIENCE, is_known).await, "the replica does not follow");
     servers.replica.process().pause();
     assert_eq!(servers.master.ask("CLIENT KILL TYPE replica").await.trim(), ":1");
     assert!(sessions.delete(token.id()).await.unwrap());
     servers.master.process().kill_9().await;
     servers.replica.process().resume();
     assert!(servers.failed_over(PATIENCE).await, "there was no failover");
-    assert!(servers.replica.ask("KEYS *").await.contains(&token.id().to_string()), "it was not lost");
+    assert!(is_known().await, "the end of the session was not lost");
 
     let again = wait_until(PATIENCE, async || sessions.create(lasting()).await.is_ok());
     assert!(again.await, "the new master is not found");
