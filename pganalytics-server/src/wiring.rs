@@ -27,7 +27,7 @@ use pganalytics_core::random::{OsRandom, Random};
 use pganalytics_core::revocation::Freshness;
 use pganalytics_core::secret::SecretString;
 use pganalytics_core::session::{SessionLimit, SessionStore, WhenFull};
-use pganalytics_core::signing::{MemorySigningKeyStore, Signer, SigningKeyStore};
+use pganalytics_core::signing::{MemorySigningKeyStore, Signer, SigningKeyId, SigningKeyStore};
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig, Ed25519SignerError};
 use pganalytics_crypto::env_key_manager::EnvKeyManagerError;
 use pganalytics_crypto::envelope::{DataKeys, EnvelopeError, Recovered, recover};
@@ -100,6 +100,12 @@ pub enum WiringError {
     /// The signing keys cannot be used.
     #[error("signing keys cannot be used")]
     SigningKeys(#[source] Ed25519SignerError),
+    /// The signing keys were wrapped under another key.
+    #[error(
+        "signing keys cannot be used: give the server the keys that it had before, or, when those are gone for good, let \
+         `pganalytics-api keys rotate-signing --replace-lost` make a new one"
+    )]
+    LostSigningKeys(#[source] Ed25519SignerError),
     /// The secret of the older installation cannot be one.
     #[error("`collectors.legacy_token_secret` cannot be used")]
     LegacySecret(#[source] EmptyLegacySecret),
@@ -120,6 +126,12 @@ pub enum WiringError {
     /// There is no such purpose.
     #[error("`encryption.minimum_key_versions` names `{0}`, for which there are no keys")]
     UnknownPurpose(String),
+    /// There is no key to wrap data keys with.
+    #[error(
+        "`keys` lacks a key: `pganalytics-api keys init` makes it for an installation that has no data keys yet; one that has \
+         some needs the key with which they were wrapped"
+    )]
+    MissingKey(#[source] EnvelopeError),
     /// The data keys cannot be used.
     #[error("the data keys cannot be used")]
     DataKeys(#[source] EnvelopeError),
@@ -204,6 +216,18 @@ pub async fn signing_keys(config: &ServerConfig) -> Result<Arc<Ed25519Signer>, W
     signer(config, signing_key_store(config)?, manager, &clock).await
 }
 
+/// Makes a new key that signs tokens, if there are some and none of them opens. `None` if there was nothing to replace.
+///
+/// # Errors
+/// When the database or the key manager cannot be reached.
+pub async fn replace_lost_signing_keys(config: &ServerConfig) -> Result<Option<SigningKeyId>, WiringError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let manager = keys::key_manager(&config.keys, &config.encryption, &clock)?;
+    let store = signing_key_store(config)?;
+    let replaced = Ed25519Signer::replace_lost(store, manager, clock, signer_config(config)?);
+    replaced.await.map_err(WiringError::SigningKeys)
+}
+
 /// The administration of the keys that seal what is secret, for somebody whom change events name.
 ///
 /// # Errors
@@ -270,8 +294,9 @@ async fn keys(
     clock: &Arc<dyn Clock>,
 ) -> Result<Keys, WiringError> {
     let manager = keys::key_manager(&config.keys, &config.encryption, clock)?;
-    let signing = signer(config, signing, Arc::clone(&manager), clock).await?;
-    let cipher = keys::cipher(config, data, manager, Arc::clone(clock)).await?;
+    // First, since it says more of what is wrong with the keys.
+    let cipher = keys::cipher(config, data, Arc::clone(&manager), Arc::clone(clock)).await?;
+    let signing = signer(config, signing, manager, clock).await?;
     Ok(Keys { signing, cipher: Arc::new(cipher) })
 }
 
@@ -370,12 +395,20 @@ async fn signer(
     keys: Arc<dyn KeyManager>,
     clock: &Arc<dyn Clock>,
 ) -> Result<Arc<Ed25519Signer>, WiringError> {
+    let settings = signer_config(config)?;
+    let signer = Ed25519Signer::connect(store, keys, Arc::clone(clock), settings);
+    let signer = signer.await.map_err(|error| match error {
+        Ed25519SignerError::NoUsableKey { .. } => WiringError::LostSigningKeys(error),
+        error => WiringError::SigningKeys(error),
+    });
+    Ok(Arc::new(signer?))
+}
+
+fn signer_config(config: &ServerConfig) -> Result<Ed25519SignerConfig, WiringError> {
     let days = config.auth.signing_key_rotation_days.get();
     let rotate_every = Duration::from_secs(days * 24 * 3600);
     let KeyNames { signing, .. } = KeyNames::of(&config.keys)?;
-    let settings = Ed25519SignerConfig::new(signing).with_rotate_every(rotate_every);
-    let signer = Ed25519Signer::connect(store, keys, Arc::clone(clock), settings);
-    Ok(Arc::new(signer.await.map_err(WiringError::SigningKeys)?))
+    Ok(Ed25519SignerConfig::new(signing).with_rotate_every(rotate_every))
 }
 
 fn session_store(

@@ -51,6 +51,31 @@ impl Ed25519Signer {
         Ok(signer)
     }
 
+    /// Makes a key that signs at once and retires the stored ones, if there are some and none of them opens any more, as when
+    /// the key manager that wrapped them is gone for good. Yields the new key; `None` if there was nothing to replace. What
+    /// the lost keys signed is not accepted any more.
+    ///
+    /// # Errors
+    /// When store or key manager cannot answer.
+    pub async fn replace_lost(
+        store: Arc<dyn SigningKeyStore>,
+        keys: Arc<dyn KeyManager>,
+        clock: Arc<dyn Clock>,
+        config: Ed25519SignerConfig,
+    ) -> Result<Option<SigningKeyId>, Ed25519SignerError> {
+        let now = clock.now();
+        let signer =
+            Self { store, keys, clock, config, ring: RwLock::default(), last_attempt: Mutex::new(now) };
+        match signer.load().await {
+            Err(Ed25519SignerError::NoUsableKey { .. }) => {}
+            loaded => return loaded.map(|_| None),
+        }
+        for lost in signer.store.list().await? {
+            signer.store.retire(&lost.public.id, now).await?;
+        }
+        signer.insert_first(now).await
+    }
+
     /// Reads the store again.
     ///
     /// # Errors

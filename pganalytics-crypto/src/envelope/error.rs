@@ -30,6 +30,16 @@ pub enum EnvelopeError {
         /// What the key manager reported.
         source: KeyError,
     },
+    /// The key manager has no such key. Trying again does not help.
+    #[error("key `{key}`, which wraps data key {id}, does not exist")]
+    MissingKey {
+        /// The data key.
+        id: DataKeyId,
+        /// The key-encryption key.
+        key: KeyName,
+        /// What the key manager reported.
+        source: KeyError,
+    },
     /// The purpose's newest data key is older than the configuration allows.
     #[error(
         "newest data key of purpose `{purpose}` is {}, below the pinned version {}: the database holds older keys than the \
@@ -77,6 +87,7 @@ impl EnvelopeError {
     pub(super) fn from_manager(id: DataKeyId, key: KeyName, source: KeyError) -> Self {
         match source {
             KeyError::Backend(_) => Self::KeyServiceUnavailable { id, key, source },
+            KeyError::UnknownKey { .. } => Self::MissingKey { id, key, source },
             _ => Self::WrongKey { id, key, source },
         }
     }

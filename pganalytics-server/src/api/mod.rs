@@ -9,6 +9,7 @@ mod principal;
 mod router;
 mod routes;
 mod sealed_reply;
+mod starting;
 mod work;
 
 pub use client_address::client_address;
@@ -21,4 +22,5 @@ pub use principal::{KnownCollector, SignedInUser};
 pub use router::{router, without_double_slash};
 pub use routes::{Access, Permission, Replay, RouteInfo, Routes};
 pub(crate) use sealed_reply::ReplySealer;
+pub(crate) use starting::starting_router;
 pub use work::{Work, WorkHandle};

@@ -66,8 +66,8 @@ pub(super) enum RecoveryCommand {
         #[arg(long, default_value_t = 3)]
         threshold: u8,
     },
-    /// Wrap all data keys under the key manager of the configuration, which may be a new one, from their recovery form. Reads
-    /// shares from standard input, one a line, until there are enough.
+    /// Wrap all data keys under the key manager of the configuration, which may be a new one, from their recovery form, and
+    /// replace the keys that sign tokens if those are lost. Reads shares from standard input, one a line, until its end.
     Restore,
 }
 
@@ -205,6 +205,7 @@ async fn restore(config: &ServerConfig) -> Result<(), Failure> {
     let recovered = wiring::recover_data_keys(config, operator(), &identity).await?;
     let count = recovered.restored.len();
     print(format_args!("{count} data keys are wrapped by the key manager of the configuration"));
+    super::keys::replace_lost_signing(config).await?;
     if recovered.without_form.is_empty() {
         return Ok(());
     }

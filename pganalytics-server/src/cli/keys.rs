@@ -26,7 +26,12 @@ pub(super) enum KeysCommand {
     },
     /// Make a new key that signs tokens, now instead of when `auth.signing_key_rotation_days` are over. It signs as soon
     /// as every verifier has had time to learn it. What older keys signed stays valid.
-    RotateSigning,
+    RotateSigning {
+        /// Do so only if no stored key can be opened any more, because what wrapped them is gone for good. The new key signs
+        /// at once, and what the lost ones signed is void: users go on by their refresh tokens, collectors register anew.
+        #[arg(long)]
+        replace_lost: bool,
+    },
 }
 
 /// A key that signs tokens.
@@ -44,7 +49,11 @@ pub(super) async fn run(command: KeysCommand, config: &ServerConfig) -> Result<(
         KeysCommand::Init => init(config).await,
         KeysCommand::Data(command) => super::data_keys::run(command, config).await,
         KeysCommand::ListSigning { json } => list_signing(config, json).await,
-        KeysCommand::RotateSigning => rotate_signing(config).await,
+        KeysCommand::RotateSigning { replace_lost: false } => rotate_signing(config).await,
+        KeysCommand::RotateSigning { replace_lost: true } => match replace_lost_signing(config).await? {
+            true => Ok(()),
+            false => Err(Failure::refused("no key that signs tokens is lost: nothing was changed")),
+        },
     }
 }
 
@@ -92,6 +101,18 @@ async fn rotate_signing(config: &ServerConfig) -> Result<(), Failure> {
     let stored = stored.ok_or_else(|| Failure::refused(format!("key `{new}` was removed meanwhile")))?;
     print(format_args!("key {new} signs from {}", time(stored.activates_at)));
     Ok(())
+}
+
+/// Makes a key if all are lost, and says so.
+pub(super) async fn replace_lost_signing(config: &ServerConfig) -> Result<bool, Failure> {
+    let new = wiring::replace_lost_signing_keys(config).await?;
+    if let Some(new) = &new {
+        print(format_args!(
+            "No key that signed tokens opens any more: key {new} signs from now on, and what the others signed is void. \
+             Users go on by their refresh tokens, collectors register anew."
+        ));
+    }
+    Ok(new.is_some())
 }
 
 async fn signing_keys(config: &ServerConfig) -> Result<Vec<StoredSigningKey>, Failure> {

@@ -1,3 +1,5 @@
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +19,8 @@ const RETRY_EVERY: Duration = Duration::from_secs(1);
 
 /// Run the server.
 ///
-/// It waits for the database, and refuses a schema that it does not understand. SIGTERM makes readiness fail, then
+/// It waits for the database and for the key service, not ready meanwhile, and refuses a schema that it does not understand and
+/// keys that are not those of the database. SIGTERM makes readiness fail, then
 /// stops after `http.drain_delay_seconds`, finishing what was begun; SIGINT stops at once in the same way.
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -40,11 +43,26 @@ pub(super) async fn run(command: Serve, config: ServerConfig) -> Result<(), Fail
         Failure::refused(format!("cannot listen on {} (http.listen): {error}", config.http.listen))
     })?;
     tokio::spawn(signals(lifecycle.clone(), config.http.drain_delay_seconds.as_duration()));
+    let connected = Lifecycle::new();
+    answer_probes(&listener, &config, connected.clone()).map_err(Failure::internal)?;
     let app = tokio::select! {
         app = connect(config, process) => app?,
         () = lifecycle.reached(Phase::Draining) => return Ok(()),
     };
+    connected.advance(Phase::Stopping);
     run_until_stopped(app, listener).await;
+    Ok(())
+}
+
+/// Answers from the same socket until `connected` is stopping: a server that waits for the database or the key service lives,
+/// and whoever restarts it for its silence would mend nothing.
+fn answer_probes(listener: &TcpListener, config: &ServerConfig, connected: Lifecycle) -> io::Result<()> {
+    let listener = std::net::TcpListener::from(listener.as_fd().try_clone_to_owned()?);
+    let listener = TcpListener::from_std(listener)?;
+    let (http, limits) = (config.http.clone(), config.limits.clone());
+    tokio::spawn(async move {
+        serve::serve(listener, api::starting_router(), &connected, &http, &limits).await;
+    });
     Ok(())
 }
 

@@ -11,7 +11,7 @@ use pganalytics_core::keys::{
     CachedKeyManager, DataKeyStore, DataKeyVersion, KeyCacheConfig, KeyManager, KeyName, KeyVersion,
 };
 use pganalytics_crypto::env_key_manager::{EnvKeyManager, EnvKeyManagerConfig};
-use pganalytics_crypto::envelope::{EnvelopeConfig, EnvelopeFieldCipher, PurposeConfig};
+use pganalytics_crypto::envelope::{EnvelopeConfig, EnvelopeError, EnvelopeFieldCipher, PurposeConfig};
 use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig};
 use pganalytics_crypto::recovery::RecoveryRecipient;
 use pganalytics_crypto::vault_key_manager::{VaultAuth, VaultKeyManager, VaultKeyManagerConfig, VaultSecret};
@@ -162,7 +162,7 @@ pub(super) async fn cipher(
         .from_version(minimum.take(ApiTokenDigester::PURPOSE))
         .indexed_from_version(minimum.take(&format!("{}.index", ApiTokenDigester::PURPOSE)));
     let mut envelope = EnvelopeConfig::new(data)
-        .keeping_unwrapped_for(encryption.key_cache_seconds.as_duration())
+        .keeping_unwrapped_for(unwrapped_for(config))
         .with_purpose(ReplySealer::PURPOSE, replies)
         .with_purpose(ApiTokenDigester::PURPOSE, tokens);
     if let Some((purpose, _)) = minimum.0.pop_first() {
@@ -172,7 +172,19 @@ pub(super) async fn cipher(
         let recipient: RecoveryRecipient = recipient.parse().map_err(WiringError::Recovery)?;
         envelope = envelope.recoverable_by(Arc::new(recipient));
     }
-    EnvelopeFieldCipher::connect(store, manager, clock, envelope).await.map_err(WiringError::DataKeys)
+    EnvelopeFieldCipher::connect(store, manager, clock, envelope).await.map_err(|error| match error {
+        EnvelopeError::MissingKey { .. } => WiringError::MissingKey(error),
+        error => WiringError::DataKeys(error),
+    })
+}
+
+/// Behind a key manager that remembers, the cipher asks again soon: the times of both would add up.
+fn unwrapped_for(config: &ServerConfig) -> Duration {
+    let cached = config.encryption.key_cache_seconds.as_duration();
+    match config.keys {
+        KeyManagerConfig::File(_) | KeyManagerConfig::Env(_) => cached,
+        KeyManagerConfig::Vault(_) => cached.min(Duration::from_secs(1)),
+    }
 }
 
 /// The lowest versions that the operator pins; what is left in the end is no purpose of this program.
