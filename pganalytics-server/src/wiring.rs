@@ -129,7 +129,7 @@ pub enum WiringError {
     /// There is no key to wrap data keys with.
     #[error(
         "`keys` lacks a key: `pganalytics-api keys init` makes it for an installation that has no data keys yet; one that has \
-         some needs the key with which they were wrapped"
+         some needs the key with which they were wrapped, or `pganalytics-api keys recovery restore`"
     )]
     MissingKey(#[source] EnvelopeError),
     /// The data keys cannot be used.

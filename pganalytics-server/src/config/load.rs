@@ -37,26 +37,38 @@ pub fn load(file: Option<&Path>) -> Result<ServerConfig, ConfigError> {
         if !path.is_file() {
             return Err(ConfigError::MissingFile { path: path.into() });
         }
-        figment = without_replaced_references(figment, &Figment::from(Toml::file(path)));
+        figment = without_replaced(figment, &Figment::from(Toml::file(path)));
         figment = figment.merge(Toml::file(path));
     }
     let env = Env::prefixed(ENV_PREFIX).split("__").global();
-    figment = without_replaced_references(figment, &Figment::from(env.clone()));
+    figment = without_replaced(figment, &Figment::from(env.clone()));
     figment.merge(env).extract().map_err(|error| ConfigError::Invalid {
         problems: error.into_iter().map(|error| format!("  {}", describe(&error))).collect(),
     })
 }
 
-/// A secret reference is replaced whole: merging `{ file = … }` over the default `{ env = … }` would give two places.
-fn without_replaced_references(base: Figment, layer: &Figment) -> Figment {
-    let references = ["database.url", "database.direct_url", "database.owner_url"];
-    let mut merged = base;
-    for key in references {
-        if layer.contains(key) {
-            merged = Figment::new().merge(Removed { base: merged, key });
-        }
-    }
-    merged
+/// Settings that are one or the other.
+const ALTERNATIVES: [&str; 2] = ["keys", "keys.login"];
+
+const SECRET_REFERENCES: [&str; 8] = [
+    "database.url",
+    "database.direct_url",
+    "database.owner_url",
+    "redis.password",
+    "collectors.registration_secret",
+    "collectors.legacy_token_secret",
+    "keys.login.token",
+    "keys.login.secret_id",
+];
+
+/// What the layer replaces whole. A secret reference: merging `{ file = … }` over the default `{ env = … }` would give two
+/// places. A section of another type: the settings of the one are none of the other.
+fn without_replaced(base: Figment, layer: &Figment) -> Figment {
+    let type_of = |figment: &Figment, key: &str| figment.extract_inner::<String>(&format!("{key}.type")).ok();
+    let mut replaced: Vec<&'static str> = ALTERNATIVES.to_vec();
+    replaced.retain(|key| type_of(layer, key).is_some_and(|new| type_of(&base, key) != Some(new)));
+    replaced.extend(SECRET_REFERENCES.iter().filter(|key| layer.contains(key)));
+    replaced.into_iter().fold(base, |base, key| Figment::new().merge(Removed { base, key }))
 }
 
 struct Removed {
@@ -112,6 +124,7 @@ fn describe(error: &FigmentError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::KeyManagerConfig;
     use crate::secret_ref::SecretRef;
 
     fn load_text(text: &str) -> Result<ServerConfig, ConfigError> {
@@ -152,6 +165,17 @@ mod tests {
     fn a_reference_in_the_file_replaces_the_default_one() {
         let config = load_text("[database]\nurl = { file = '/run/url' }").unwrap();
         assert_eq!(config.database.url, SecretRef::File("/run/url".into()));
+    }
+
+    #[test]
+    fn key_manager_of_another_type_replaces_the_default_one() {
+        let vault = "[keys]\ntype = 'vault'\naddress = 'https://vault:8200'\nlogin = { type = 'kubernetes', role = 'r' }";
+        assert!(matches!(load_text(vault).unwrap().keys, KeyManagerConfig::Vault(_)));
+        assert!(matches!(load_text("[keys]\ntype = 'env'").unwrap().keys, KeyManagerConfig::Env(_)));
+        let KeyManagerConfig::File(file) = load_text("[keys]\npath = '/keys'").unwrap().keys else {
+            panic!()
+        };
+        assert_eq!(file.path, Path::new("/keys"), "the type may be left out");
     }
 
     #[test]

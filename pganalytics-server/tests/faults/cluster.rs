@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use crate::wire::Wire;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pganalytics-api");
 const REGISTRATION_SECRET: &str = "registration secret of a test";
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
 
 /// How long anything may take.
 pub(crate) const LIMIT: Duration = Duration::from_secs(60);
@@ -21,6 +23,8 @@ pub(crate) struct Cluster {
     servers: Vec<(u16, Child)>,
     /// One for each server, where the test wants to hold statements; else none.
     wires: Vec<Wire>,
+    /// What servers and commands are told by their environment.
+    settings: BTreeMap<&'static str, String>,
     folder: TempDir,
     postgres: LocalPostgres,
 }
@@ -50,24 +54,59 @@ impl Cluster {
     }
 
     async fn prepare() -> Option<Self> {
+        let cluster = Self::migrated().await?;
+        cluster.run(&["keys", "init"]).await;
+        Some(cluster)
+    }
+
+    /// No server and no keys yet. `None` where PostgreSQL is not installed.
+    pub(crate) async fn migrated() -> Option<Self> {
         let postgres = private_postgres(Profile::Durable).await?;
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("database-url"), postgres.url()).unwrap();
         std::fs::write(folder.path().join("registration-secret"), REGISTRATION_SECRET).unwrap();
         // Whichever test comes first sets it for all.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let cluster = Self { servers: Vec::new(), wires: Vec::new(), folder, postgres };
+        let settings = settings(folder.path());
+        let cluster = Self { servers: Vec::new(), wires: Vec::new(), settings, folder, postgres };
         cluster.run(&["migrate", "up"]).await;
-        cluster.run(&["keys", "init"]).await;
         Some(cluster)
     }
 
-    async fn spawn_all(&mut self, servers: usize) {
+    pub(crate) async fn spawn_all(&mut self, servers: usize) {
         for server in 0..servers {
             let port = free_port();
             let child = self.spawn(server, port).await;
             self.servers.push((port, child));
         }
+    }
+
+    /// Starts the next server without waiting until it is ready.
+    pub(crate) fn launch_one(&mut self) {
+        let port = free_port();
+        let child = self.launch(self.servers.len(), port);
+        self.servers.push((port, child));
+    }
+
+    /// Waits until a server is ready.
+    pub(crate) async fn is_ready(&self, server: usize) {
+        let (port, server) = &self.servers[server];
+        is_ready(*port, server).await;
+    }
+
+    /// The settings of everything that is started from now on, as variables of the environment.
+    pub(crate) fn settings(&mut self) -> &mut BTreeMap<&'static str, String> {
+        &mut self.settings
+    }
+
+    /// A folder for files of the test.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// What a server has logged.
+    pub(crate) fn log(&self, server: usize) -> String {
+        self.servers[server].1.log()
     }
 
     pub(crate) fn wire(&self, server: usize) -> &Wire {
@@ -85,8 +124,7 @@ impl Cluster {
     /// Makes an administrator, and an API token with every right.
     pub(crate) async fn administrator(&self) -> String {
         let (url, http) = (&self.urls()[0], client());
-        let password = "correct horse battery staple";
-        let login = json!({ "username": "admin", "password": password });
+        let login = json!({ "username": "admin", "password": PASSWORD });
         let setup = http.post(format!("{url}/api/v1/auth/setup")).json(&login).send().await.unwrap();
         assert!(setup.status().is_success(), "{}", setup.text().await.unwrap());
         let signed_in = http.post(format!("{url}/api/v1/auth/login")).json(&login).send().await.unwrap();
@@ -180,6 +218,12 @@ impl Cluster {
     }
 
     async fn spawn(&self, server: usize, port: u16) -> Child {
+        let child = self.launch(server, port);
+        is_ready(port, &child).await;
+        child
+    }
+
+    fn launch(&self, server: usize, port: u16) -> Child {
         let mut command = self.command(&["serve"]);
         if let Some(wire) = self.wires.get(server) {
             let file = self.folder.path().join(format!("database-url-{server}"));
@@ -188,36 +232,42 @@ impl Cluster {
             command.env("PGA__DATABASE__URL__FILE", file);
         }
         command.env("PGA__HTTP__LISTEN", format!("127.0.0.1:{port}"));
-        let server = Child::spawn("pganalytics-api", command).unwrap();
-        let ready = format!("{}/api/v1/health/ready", url(port));
-        let client = client();
-        let is_ready = wait_until(LIMIT, || async {
-            client.get(&ready).send().await.is_ok_and(|response| response.status() == 200)
-        });
-        assert!(is_ready.await, "the server becomes ready:\n{}", server.log());
-        server
+        Child::spawn("pganalytics-api", command).unwrap()
     }
 
-    async fn run(&self, arguments: &[&str]) {
+    pub(crate) async fn run(&self, arguments: &[&str]) {
         let command = Child::spawn("pganalytics-api", self.command(arguments)).unwrap();
         let status = command.wait(LIMIT).await;
         assert!(status.is_some_and(|status| status.success()), "{arguments:?}: {}", command.log());
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let file = |name: &str| Path::join(self.folder.path(), name);
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(PROGRAM);
-        command
-            .args(arguments)
-            .env("PGA__DATABASE__URL__FILE", file("database-url"))
-            .env("PGA__COLLECTORS__REGISTRATION_SECRET__FILE", file("registration-secret"))
-            .env("PGA__KEYS__TYPE", "file")
-            .env("PGA__KEYS__PATH", file("keys"))
-            .env("PGA__HTTP__TRUSTED_PROXIES", r#"["127.0.0.1/32"]"#)
-            .env("PGA__AUTH__SETUP_ENABLED", "true")
-            .env("PGA__HTTP__DRAIN_DELAY_SECONDS", "1");
+        command.args(arguments).envs(&self.settings);
         command
     }
+}
+
+fn settings(folder: &Path) -> BTreeMap<&'static str, String> {
+    let file = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+    BTreeMap::from([
+        ("PGA__DATABASE__URL__FILE", file("database-url")),
+        ("PGA__COLLECTORS__REGISTRATION_SECRET__FILE", file("registration-secret")),
+        ("PGA__KEYS__TYPE", "file".into()),
+        ("PGA__KEYS__PATH", file("keys")),
+        ("PGA__HTTP__TRUSTED_PROXIES", r#"["127.0.0.1/32"]"#.into()),
+        ("PGA__AUTH__SETUP_ENABLED", "true".into()),
+        ("PGA__HTTP__DRAIN_DELAY_SECONDS", "1".into()),
+    ])
+}
+
+async fn is_ready(port: u16, server: &Child) {
+    let ready = format!("{}/api/v1/health/ready", url(port));
+    let client = client();
+    let is_ready = wait_until(LIMIT, || async {
+        client.get(&ready).send().await.is_ok_and(|response| response.status() == 200)
+    });
+    assert!(is_ready.await, "the server becomes ready:\n{}", server.log());
 }
 
 pub(crate) fn client() -> reqwest::Client {

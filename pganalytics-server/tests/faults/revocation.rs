@@ -6,7 +6,7 @@ use pganalytics_testkit::wait_until;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, LIMIT, client};
+use crate::cluster::{Cluster, LIMIT, PASSWORD, client};
 
 /// How long a revocation may take to be in force.
 const BOUND: Duration = Duration::from_secs(1);
@@ -21,7 +21,7 @@ struct SignedIn {
 impl SignedIn {
     async fn at(url: &str) -> Self {
         let http = client();
-        let login = json!({ "username": "admin", "password": "correct horse battery staple" });
+        let login = json!({ "username": "admin", "password": PASSWORD });
         let answer = http.post(format!("{url}/api/v1/auth/login")).json(&login).send().await.unwrap();
         let answer: Value = answer.json().await.unwrap();
         let text = |field: &str| answer[field].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned();
