@@ -130,7 +130,8 @@ mod tests {
         let cipher = shop.cipher("keys").await.unwrap();
         add(&shop.pool, &*cipher, ADA, "+49 30 1").await.unwrap();
         add(&shop.pool, &*cipher, EVE, "+49 30 2").await.unwrap();
-        let move_it = "UPDATE customers SET phone = (SELECT phone FROM customers WHERE id = $1) WHERE id = $2";
+        let move_it =
+            "UPDATE customers SET phone = (SELECT phone FROM customers WHERE id = $1) WHERE id = $2";
         sqlx::query(move_it).bind(ADA).bind(EVE).execute(&shop.pool).await.unwrap();
         phone(&shop.pool, &*cipher, EVE).await.unwrap_err();
         phone(&shop.pool, &*cipher, ADA).await.unwrap();

@@ -279,3 +279,24 @@ async fn a_server_with_another_wrapping_key_refuses_to_start() {
     assert!(matches!(error, Ed25519SignerError::NoUsableKey { stored: 1, .. }), "{error:?}");
     assert_eq!(stranger.store.list().await.unwrap().len(), 1, "it must not make a key of its own");
 }
+
+#[tokio::test]
+async fn keys_that_nobody_can_open_are_replaced_when_asked() {
+    let installation = Installation::new();
+    let lost = installation.server().await.rotate().await.unwrap();
+    let replace = async |installation: &Installation| {
+        let (store, keys) = (installation.store.clone(), installation.keys.clone());
+        let (clock, config) = (installation.clock.clone(), Ed25519SignerConfig::new(wrapping_key()));
+        Ed25519Signer::replace_lost(store, keys, Arc::new(clock), config).await.unwrap()
+    };
+    assert_eq!(replace(&installation).await, None, "those that open stay");
+
+    let folder = tempfile::tempdir().unwrap();
+    let stranger = Installation { keys: key_manager(folder.path()), folder, ..installation };
+    let new = replace(&stranger).await.unwrap();
+    assert_eq!(replace(&stranger).await, None);
+    let signer = stranger.server().await;
+    assert_eq!(signer.sign(b"message").await.unwrap().key, new, "it signs at once");
+    let published: Vec<_> = signer.public_keys().await.unwrap().into_iter().map(|key| key.id).collect();
+    assert_eq!(published, [new], "{lost} is not accepted any more");
+}

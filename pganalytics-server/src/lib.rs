@@ -19,6 +19,8 @@ pub mod wiring;
 mod guides {
     #[doc = include_str!("../../docs/CACHING.md")]
     mod caching {}
+    #[doc = include_str!("../../docs/ENCRYPTION_AT_REST.md")]
+    mod encryption_at_rest {}
     #[doc = include_str!("../../docs/IDEMPOTENCY.md")]
     mod idempotency {}
 

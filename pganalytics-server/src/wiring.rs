@@ -22,7 +22,9 @@ use pganalytics_core::auth::{AuthProvider, ProviderId};
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::error::Retry;
 use pganalytics_core::ids::InstanceId;
-use pganalytics_core::keys::{DataKeyStore, FieldCipher, InvalidKeyName, KeyManager, MemoryDataKeyStore};
+use pganalytics_core::keys::{
+    DataKeyStore, FieldCipher, InvalidKeyName, KeyError, KeyManager, MemoryDataKeyStore,
+};
 use pganalytics_core::random::{OsRandom, Random};
 use pganalytics_core::revocation::Freshness;
 use pganalytics_core::secret::SecretString;
@@ -100,10 +102,10 @@ pub enum WiringError {
     /// The signing keys cannot be used.
     #[error("signing keys cannot be used")]
     SigningKeys(#[source] Ed25519SignerError),
-    /// The signing keys were wrapped under another key.
+    /// The signing keys were wrapped under another key, or there is none.
     #[error(
-        "signing keys cannot be used: give the server the keys that it had before, or, when those are gone for good, let \
-         `pganalytics-api keys rotate-signing --replace-lost` make a new one"
+        "signing keys cannot be used: give the server the keys that it had before, or, when those are gone for good, run \
+         `pganalytics-api keys init` and `pganalytics-api keys rotate-signing --replace-lost`"
     )]
     LostSigningKeys(#[source] Ed25519SignerError),
     /// The secret of the older installation cannot be one.
@@ -398,7 +400,9 @@ async fn signer(
     let settings = signer_config(config)?;
     let signer = Ed25519Signer::connect(store, keys, Arc::clone(clock), settings);
     let signer = signer.await.map_err(|error| match error {
-        Ed25519SignerError::NoUsableKey { .. } => WiringError::LostSigningKeys(error),
+        Ed25519SignerError::NoUsableKey { .. } | Ed25519SignerError::Keys(KeyError::UnknownKey { .. }) => {
+            WiringError::LostSigningKeys(error)
+        }
         error => WiringError::SigningKeys(error),
     });
     Ok(Arc::new(signer?))

@@ -255,6 +255,8 @@ fn settings(folder: &Path) -> BTreeMap<&'static str, String> {
         ("PGA__COLLECTORS__REGISTRATION_SECRET__FILE", file("registration-secret")),
         ("PGA__KEYS__TYPE", "file".into()),
         ("PGA__KEYS__PATH", file("keys")),
+        // Servers that are to listen are told where.
+        ("PGA__HTTP__LISTEN", "127.0.0.1:0".into()),
         ("PGA__HTTP__TRUSTED_PROXIES", r#"["127.0.0.1/32"]"#.into()),
         ("PGA__AUTH__SETUP_ENABLED", "true".into()),
         ("PGA__HTTP__DRAIN_DELAY_SECONDS", "1".into()),

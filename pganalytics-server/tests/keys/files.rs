@@ -149,7 +149,8 @@ async fn lost_signing_keys_are_replaced_when_asked() {
 
     cluster.terminate(0).await;
     std::fs::remove_file(folder(&cluster).join("signing.key")).unwrap();
-    refused(&cluster, &["serve"], 78).await;
+    let said = refused(&cluster, &["serve"], 78).await;
+    assert!(said.contains("keys init") && said.contains("--replace-lost"), "{said}");
     cluster.run(&["keys", "init"]).await;
     cluster.run(&["keys", "rotate-signing", "--replace-lost"]).await;
     cluster.restart_server(0).await;

@@ -1,11 +1,13 @@
+use std::path::Path;
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use pganalytics_core::audit::Actor;
 use pganalytics_core::clock::SystemClock;
-use pganalytics_core::keys::{KeyContext, KeyManager};
+use pganalytics_core::keys::{DataKeyStore, KeyContext, KeyManager};
 use pganalytics_core::random::OsRandom;
-use pganalytics_core::{audit::Actor, keys::DataKeyStore};
 use pganalytics_store::postgres::{Database, PostgresConfig, PostgresDataKeyStore};
-use std::sync::Arc;
 
 use crate::cluster::Cluster;
 
@@ -30,7 +32,7 @@ impl Secrets {
     }
 
     /// The keys of the folder of a file key manager.
-    pub(crate) fn key_files(&mut self, folder: &std::path::Path) {
+    pub(crate) fn key_files(&mut self, folder: &Path) {
         let mut found = 0;
         for name in ["data", "signing"] {
             let text = std::fs::read_to_string(folder.join(format!("{name}.key"))).unwrap();

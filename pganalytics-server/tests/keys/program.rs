@@ -1,22 +1,20 @@
-use std::io::Write;
 use std::process::{Output, Stdio};
 
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use tokio::time::timeout;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, LIMIT};
 
 /// What a command says and how it ends, with this on its standard input.
 pub(crate) async fn run_with(cluster: &Cluster, arguments: &[&str], input: &str) -> Output {
-    let mut command = cluster.command(arguments);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let input = input.to_owned();
-    let run = move || {
-        let mut program = command.spawn().unwrap();
-        // A program that refuses before it reads closes the pipe.
-        let _ = program.stdin.take().unwrap().write_all(input.as_bytes());
-        program.wait_with_output().unwrap()
-    };
-    tokio::task::spawn_blocking(run).await.unwrap()
+    let mut command = Command::from(cluster.command(arguments));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut program = command.spawn().unwrap();
+    // A program that refuses before it reads closes the pipe.
+    let _ = program.stdin.take().unwrap().write_all(input.as_bytes()).await;
+    timeout(LIMIT, program.wait_with_output()).await.expect("the program ends").unwrap()
 }
 
 /// The output of a command that succeeds.

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use crate::caller::{ApiToken, Caller, is_to_be_tried_again};
 use crate::cluster::{Cluster, LIMIT, client};
 use crate::leaks::Secrets;
-use crate::program::{data_keys, refused_with, run_with, succeed};
+use crate::program::{data_keys, refused_with, run_with, succeed, tables};
 
 /// What `docs/ENCRYPTION_AT_REST.md` tells operators to give a server.
 const POLICY: &str = include_str!("../../../deploy/config/vault-policy.hcl");
@@ -183,7 +183,7 @@ async fn recovery_shares_restore_without_vault() {
     assert!(said.contains("keys recovery restore"), "{said}");
 
     let restore = ["keys", "recovery", "restore"];
-    let before = crate::program::tables(&cluster).await;
+    let before = tables(&cluster).await;
     let said = refused_with(&cluster, &restore, &shares[..2].join("\n"), 1).await;
     assert!(said.contains("2 of 3 shares given"), "{said}");
     let others = shares_of(&succeed(&cluster, &["keys", "recovery", "init"]).await);
@@ -192,7 +192,7 @@ async fn recovery_shares_restore_without_vault() {
     assert!(said.contains("share 3 of those given belongs to another set"), "{said}");
     let said = refused_with(&cluster, &restore, &others[..3].join("\n"), 1).await;
     assert!(said.contains("another key than the pinned `age1"), "{said}");
-    assert_eq!(crate::program::tables(&cluster).await, before, "nothing was changed");
+    assert_eq!(tables(&cluster).await, before, "nothing was changed");
 
     let output = run_with(&cluster, &restore, &format!("{}\n", shares[1..4].join("\n\n"))).await;
     assert!(output.status.success(), "{output:?}");
