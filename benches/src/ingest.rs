@@ -13,6 +13,7 @@ use pganalytics_testkit::{LocalPostgres, Profile, private_postgres};
 use serde_json::Value;
 use sqlx::{Connection, PgConnection};
 
+use crate::cpu;
 use crate::report::{Better, Round, Summary};
 use crate::server::{Cluster, Server};
 
@@ -137,27 +138,12 @@ async fn measure(
     postgres: &LocalPostgres,
     work: impl Future<Output = anyhow::Result<()>>,
 ) -> anyhow::Result<Cost> {
-    let (before, started) = (database_cpu(postgres)?, Instant::now());
+    let (before, started) = (cpu::of_children(postgres.pid())?, Instant::now());
     work.await?;
-    Ok(Cost { wall: started.elapsed(), database_cpu: database_cpu(postgres)?.saturating_sub(before) })
-}
-
-/// Processor time of all processes of the server that live (`/proc/pid/schedstat`, first field, in nanoseconds).
-fn database_cpu(postgres: &LocalPostgres) -> anyhow::Result<Duration> {
-    let postmaster = postgres.pid().to_string();
-    let mut nanos = 0;
-    for process in std::fs::read_dir("/proc")? {
-        let folder = process?.path();
-        // A process may end while it is looked at.
-        let Ok(stat) = std::fs::read_to_string(folder.join("stat")) else { continue };
-        let parent = stat.rsplit_once(") ").and_then(|(_, fields)| fields.split(' ').nth(1));
-        if parent != Some(postmaster.as_str()) {
-            continue;
-        }
-        let Ok(schedstat) = std::fs::read_to_string(folder.join("schedstat")) else { continue };
-        nanos += schedstat.split_whitespace().next().context("the first field")?.parse::<u64>()?;
-    }
-    Ok(Duration::from_nanos(nanos))
+    Ok(Cost {
+        wall: started.elapsed(),
+        database_cpu: cpu::of_children(postgres.pid())?.saturating_sub(before),
+    })
 }
 
 async fn empty(connection: &mut PgConnection) -> anyhow::Result<()> {

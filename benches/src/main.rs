@@ -1,15 +1,22 @@
 //! Benchmarks, each beside its peer in the same run: `cargo run --release -p benches -- [NAME…]`.
 
+mod backup_stream;
 mod cache_hit;
 mod cache_redis;
 mod cache_tiered;
+mod cpu;
+mod field_gcm;
+mod field_sql;
 mod http_auth;
 mod idempotency;
 mod ingest;
 mod load;
+mod raw_gcm;
 mod redis_server;
 mod report;
 mod revocation;
+mod sealed_rows;
+mod sealing;
 mod server;
 mod session_check;
 
@@ -72,6 +79,18 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted(revocation::NAME) {
         results.push(revocation::run(cli.rounds).await?);
+    }
+    if wanted(field_gcm::ENCRYPT) || wanted(field_gcm::DECRYPT) {
+        results.extend(field_gcm::run(cli.rounds).await?);
+    }
+    if wanted(field_sql::NAME) {
+        results.push(field_sql::run(cli.rounds).await?);
+    }
+    if wanted(sealed_rows::WRITE) || wanted(sealed_rows::READ) {
+        results.extend(sealed_rows::run(cli.rounds).await?);
+    }
+    if wanted(backup_stream::NAME) {
+        results.push(backup_stream::run(cli.rounds).await?);
     }
     report::write(&results)
 }
