@@ -24,14 +24,14 @@ pub(crate) async fn run(rounds: u32) -> anyhow::Result<Vec<Summary>> {
     let config = NearConfig::default().with_near_ttl(Duration::from_secs(3600));
     let clock = Arc::new(SystemClock);
     let ours = TieredCache::new(server.cache()?, Arc::new(server.notifier()?), clock, config);
-    let moka = moka::sync::Cache::<String, Bytes>::new(64 * 1024 * 1024);
+    let moka = moka::future::Cache::<String, Bytes>::new(64 * 1024 * 1024);
     let mut redis = server.connection().await?;
     let live = pganalytics_testkit::wait_until(Duration::from_secs(10), async || ours.is_live());
     anyhow::ensure!(live.await, "no heartbeat comes back");
     let keys: Vec<String> = keys().collect();
     for key in &keys {
         ours.set(key, value(), &hour()).await?;
-        moka.insert(key.clone(), value());
+        moka.insert(key.clone(), value()).await;
         redis.set::<_, _, ()>(key, &value()[..]).await?;
     }
     let (mut beside_redis, mut beside_moka) = (Vec::new(), Vec::new());
@@ -44,7 +44,7 @@ pub(crate) async fn run(rounds: u32) -> anyhow::Result<Vec<Summary>> {
         let hit = nanos(started, HITS);
         let started = Instant::now();
         for index in 0..HITS {
-            black_box(moka.get(keys[index % keys.len()].as_str()));
+            black_box(moka.get(keys[index % keys.len()].as_str()).await);
         }
         let moka_hit = nanos(started, HITS);
         let started = Instant::now();

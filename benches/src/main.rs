@@ -57,7 +57,7 @@ async fn main() -> anyhow::Result<()> {
         |name: &str| cli.names.is_empty() || cli.names.iter().any(|wanted| name.starts_with(wanted.as_str()));
     let mut results = Vec::new();
     if wanted(cache_hit::NAME) {
-        results.push(cache_hit::run(cli.rounds).await?);
+        results.extend(cache_hit::run(cli.rounds).await?);
     }
     if wanted(cache_redis::NAME) {
         results.extend(cache_redis::run(cli.rounds).await?);
