@@ -91,9 +91,19 @@ pub(crate) async fn run(rounds: u32) -> anyhow::Result<Vec<Summary>> {
             database.run(statement).await?;
         }
         let mut opened = Vec::new();
-        let ours = database.measure(async |rows| Ok(opened = rows.read_sealed(&sealing).await?)).await?;
+        let ours = database
+            .measure(async |rows| {
+                opened = rows.read_sealed(&sealing).await?;
+                Ok(())
+            })
+            .await?;
         ensure!(is_same(&opened, &customers), "what was sealed is read");
-        let plain = database.measure(async |rows| Ok(opened = rows.read_plain().await?)).await?;
+        let plain = database
+            .measure(async |rows| {
+                opened = rows.read_plain().await?;
+                Ok(())
+            })
+            .await?;
         ensure!(is_same(&opened, &customers), "what was written is read");
         if round > 0 {
             let speed = |time: Duration| f64::from(ROWS) / time.as_secs_f64();
