@@ -184,12 +184,17 @@ pub fn owner_database(config: &DatabaseConfig) -> Result<Database, WiringError> 
     Database::new(&postgres).map_err(WiringError::Database)
 }
 
-/// Everything that requests need. Asks the database for the signing keys.
+/// Everything that requests need. Asks the database for the keys: one that the caller has connected to already saves the
+/// time for that, which over TLS is most of what a start takes.
 ///
 /// # Errors
 /// When something that the configuration names cannot be used.
-pub async fn services(config: ServerConfig, process: Process) -> Result<App, WiringError> {
-    services_with_clock(config, process, Arc::new(SystemClock)).await
+pub async fn services(
+    config: ServerConfig,
+    database: Database,
+    process: Process,
+) -> Result<App, WiringError> {
+    services_with_clock(config, database, process, Arc::new(SystemClock)).await
 }
 
 /// As [`services`], by a clock of the caller's.
@@ -198,10 +203,10 @@ pub async fn services(config: ServerConfig, process: Process) -> Result<App, Wir
 /// When something that the configuration names cannot be used.
 pub async fn services_with_clock(
     config: ServerConfig,
+    database: Database,
     process: Process,
     clock: Arc<dyn Clock>,
 ) -> Result<App, WiringError> {
-    let database = database(&config.database)?;
     let signing = Arc::new(PostgresSigningKeyStore::new(database.clone()));
     let data = Arc::new(data_key_store(database.clone(), Actor::system("server"), &clock));
     let keys = keys(&config, signing, data, &clock).await?;

@@ -100,7 +100,7 @@ async fn connect(config: ServerConfig, process: wiring::Process) -> Result<App, 
         }
     }
     loop {
-        match wiring::services(config.clone(), process.clone()).await {
+        match wiring::services(config.clone(), database.clone(), process.clone()).await {
             Err(error) if error.retry() == Retry::Later => {
                 tracing::warn!(error = %api::error_chain(&error), "waiting for what the keys need");
                 tokio::time::sleep(RETRY_EVERY).await;

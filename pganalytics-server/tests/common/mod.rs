@@ -96,7 +96,8 @@ impl TestServer {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let lifecycle = Lifecycle::new();
         let process = wiring::Process { prometheus: prometheus(), lifecycle: lifecycle.clone() };
-        let app = wiring::services_with_clock(config, process, Arc::new(clock.clone())).await;
+        let connected = wiring::database(&config.database).expect("the address is good");
+        let app = wiring::services_with_clock(config, connected, process, Arc::new(clock.clone())).await;
         let app = app.expect("wire the services");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen on loopback");
         let address = listener.local_addr().expect("a bound socket has an address");

@@ -89,7 +89,8 @@ impl Development<'_> {
             prometheus: telemetry::init_metrics().map_err(Failure::internal)?,
             lifecycle: lifecycle.clone(),
         };
-        let app = wiring::services(config, process).await?;
+        let database = wiring::database(&config.database)?;
+        let app = wiring::services(config, database, process).await?;
         if self.stop.is_cancelled() {
             return Ok(());
         }
