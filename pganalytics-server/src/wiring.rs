@@ -242,8 +242,17 @@ pub async fn replace_lost_signing_keys(config: &ServerConfig) -> Result<Option<S
 pub async fn data_keys(config: &ServerConfig, actor: Actor) -> Result<DataKeys, WiringError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let manager = keys::key_manager(&config.keys, &config.encryption, &clock)?;
-    let store = data_key_store(database(&config.database)?, actor, &clock);
-    Ok(keys::cipher(config, Arc::new(store), manager, clock).await?.data_keys())
+    let store = stored_data_keys(config, actor)?;
+    Ok(keys::cipher(config, store, manager, clock).await?.data_keys())
+}
+
+/// Where the data keys lie, wrapped. No connection is opened yet.
+///
+/// # Errors
+/// When an address cannot be read.
+pub fn stored_data_keys(config: &ServerConfig, actor: Actor) -> Result<Arc<dyn DataKeyStore>, WiringError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    Ok(Arc::new(data_key_store(database(&config.database)?, actor, &clock)))
 }
 
 /// Wraps the data keys by the key manager of the configuration, from their recovery forms.
@@ -257,7 +266,7 @@ pub async fn recover_data_keys(
 ) -> Result<Recovered, WiringError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let manager = keys::key_manager(&config.keys, &config.encryption, &clock)?;
-    let store = data_key_store(database(&config.database)?, actor, &clock);
+    let store = stored_data_keys(config, actor)?;
     let KeyNames { data, .. } = KeyNames::of(&config.keys)?;
     recover(&store, &manager, &data, identity).await.map_err(WiringError::DataKeys)
 }

@@ -66,6 +66,7 @@ async fn wrong_key_is_refused_at_start() {
     std::fs::remove_file(PathBuf::from(&other).join("data.key")).unwrap();
     let said = refused(&cluster, &["serve"], 78).await;
     assert!(said.contains("key `data`") && said.contains("keys init"), "no key: {said}");
+    assert_eq!(data_keys(&cluster).await.len(), 3, "looking takes no key");
     assert_eq!(tables(&cluster).await, before, "nothing was changed");
 
     cluster.settings().insert("PGA__KEYS__PATH", right);
@@ -78,6 +79,7 @@ async fn wrong_key_is_refused_at_start() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_rotate_while_the_server_runs() {
     let Some(mut cluster) = Cluster::migrated().await else { return };
+    assert!(data_keys(&cluster).await.is_empty(), "looking makes no key");
     cluster.run(&["keys", "init"]).await;
     cluster.settings().insert("PGA__LOG__FILTER", "debug".into());
     cluster.spawn_all(1).await;
