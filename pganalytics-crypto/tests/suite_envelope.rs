@@ -23,6 +23,7 @@ use pganalytics_core::testing::{Fault, Faulty, ManualClock, Subject};
 use pganalytics_crypto::blind_index::{IndexRule, Normalisation};
 use pganalytics_crypto::envelope::{
     Destruction, EnvelopeConfig, EnvelopeError, EnvelopeFieldCipher, OVERHEAD_BYTES, PurposeConfig,
+    index_version, sealed_version,
 };
 use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig};
 use proptest::prelude::*;
@@ -165,7 +166,7 @@ fn assert_undecryptable(opened: Result<SecretBytes, FieldCipherError>) {
 }
 
 fn version_of(sealed: &Ciphertext) -> u32 {
-    u32::from_be_bytes(sealed.0[1..5].try_into().unwrap())
+    sealed_version(&sealed.0).unwrap().0
 }
 
 async fn fixture() -> Option<FieldCipherFixture> {
@@ -279,6 +280,8 @@ async fn a_rotated_key_seals_and_the_old_one_still_opens() {
     assert_eq!(ours.data_keys().rotate("personal").await.unwrap(), Some(DataKeyVersion(2)));
     let new = seal(&ours, VALUE).await;
     assert_eq!((version_of(&old), version_of(&new)), (1, 2));
+    let mark = ours.marks("personal").await.unwrap().sealed;
+    assert!(new.0.starts_with(&mark) && !old.0.starts_with(&mark), "{mark:?}");
     for sealed in [&old, &new] {
         assert_eq!(open(&ours, sealed).await.unwrap().expose(), VALUE);
         assert_eq!(
@@ -467,8 +470,13 @@ async fn indexes_of_two_versions_live_side_by_side() {
     let world = World::new();
     let cipher = world.connect().await;
     let before = cipher.blind_indexes(&FIELD, VALUE).await.unwrap();
+    let marks = cipher.marks("personal").await.unwrap();
     cipher.data_keys().rotate("personal.index").await.unwrap();
     let after = cipher.blind_indexes(&FIELD, VALUE).await.unwrap();
+    let marks_after = cipher.marks("personal").await.unwrap();
+    assert_eq!(marks_after.sealed, marks.sealed, "the key of the values is the same");
+    assert!(!before[0].0.starts_with(marks_after.index.as_ref().unwrap()), "{marks_after:?}");
+    assert_eq!(index_version(&after[0].0), Some(DataKeyVersion(2)));
     assert_eq!(after[1..], before, "the newest comes first");
     assert_eq!((&after[0].0[..4], &after[1].0[..4]), (&[0, 0, 0, 2][..], &[0, 0, 0, 1][..]));
     assert_eq!(after[0].0.len(), 36);

@@ -328,6 +328,10 @@ mod tests {
             ) -> Result<Vec<crate::keys::BlindIndex>, FieldCipherError> {
                 Ok(Vec::new())
             }
+
+            async fn marks(&self, _: &str) -> Result<crate::keys::KeyMarks, FieldCipherError> {
+                Ok(crate::keys::KeyMarks { sealed: Bytes::new(), index: None })
+            }
         }
 
         let cache = SealedCache::new(memory(&ManualClock::new()), Arc::new(Padding), FIELD);

@@ -23,6 +23,8 @@ use crate::secret::SecretBytes;
 ///    never share one.
 /// 8. `an_outage_is_no_verdict`: a key service that has to be asked and cannot be is `KeyUnavailable` with `Retry::Later`, never
 ///    `Undecryptable`: nothing can be concluded about the value.
+/// 9. `what_is_made_now_bears_the_mark`: each value that is sealed, and the first of its blind indexes, begins with the mark of
+///    its purpose, and marks of one purpose have one length. What bears another one was made with an older key.
 ///
 /// Whatever is wrong with the bytes is `Undecryptable`. An older value of the same row, put back, is not detected.
 #[async_trait]
@@ -45,6 +47,9 @@ pub trait FieldCipher: Debug + Send + Sync + 'static {
         field: &FieldRef,
         value: &[u8],
     ) -> Result<Vec<BlindIndex>, FieldCipherError>;
+
+    /// What values and indexes of a purpose begin with that are made now.
+    async fn marks(&self, purpose: &str) -> Result<KeyMarks, FieldCipherError>;
 }
 
 /// A column, by names that are constants of the program: renaming the column in the database does not change them.
@@ -96,6 +101,15 @@ pub struct Ciphertext(pub Bytes);
 /// A keyed digest by which equal values are found.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct BlindIndex(pub Bytes);
+
+/// The first bytes of what is made with the newest keys of a purpose. By them rows are found that are to be sealed anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyMarks {
+    /// Of sealed values.
+    pub sealed: Bytes,
+    /// Of blind indexes; `None` where the purpose has none.
+    pub index: Option<Bytes>,
+}
 
 /// Why a value could not be sealed or opened.
 #[derive(Debug, thiserror::Error)]
@@ -189,6 +203,10 @@ macro_rules! forward_field_cipher {
                 value: &[u8],
             ) -> Result<Vec<BlindIndex>, FieldCipherError> {
                 (**self).blind_indexes(field, value).await
+            }
+
+            async fn marks(&self, purpose: &str) -> Result<KeyMarks, FieldCipherError> {
+                (**self).marks(purpose).await
             }
         }
     };

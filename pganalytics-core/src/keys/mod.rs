@@ -13,7 +13,8 @@ pub use data_key_store::{
     StoredDataKey,
 };
 pub use field_cipher::{
-    BlindIndex, Ciphertext, FieldCipher, FieldCipherError, FieldCipherExt, FieldRef, OpenRequest, SealRequest,
+    BlindIndex, Ciphertext, FieldCipher, FieldCipherError, FieldCipherExt, FieldRef, KeyMarks, OpenRequest,
+    SealRequest,
 };
 pub use manager::{
     DATA_KEY_BYTES, DataKey, InvalidKeyName, KeyContext, KeyError, KeyManager, KeyName, KeyVersion,

@@ -8,6 +8,8 @@ use crate::keys::{
     Ciphertext, FieldCipher, FieldCipherError, FieldCipherExt, FieldRef, OpenRequest, SealRequest,
 };
 use crate::secret::{SecretBytes, SecretString};
+use crate::tokens::TokenDigest;
+use crate::users::PasswordHash;
 
 /// A column whose values are sealed. It belongs to a type of its own, so that the compiler keeps columns apart.
 pub trait Column: 'static {
@@ -191,6 +193,26 @@ impl SealedValue for SecretString {
     }
 }
 
+impl SealedValue for PasswordHash {
+    fn to_plain(&self) -> PlainBytes<'_> {
+        PlainBytes::Borrowed(self.expose().as_bytes())
+    }
+
+    fn from_plain(plain: SecretBytes) -> Option<Self> {
+        String::from_plain(plain).map(Self::new)
+    }
+}
+
+impl SealedValue for TokenDigest {
+    fn to_plain(&self) -> PlainBytes<'_> {
+        PlainBytes::Borrowed(&self.0)
+    }
+
+    fn from_plain(plain: SecretBytes) -> Option<Self> {
+        plain.expose().try_into().ok().map(Self)
+    }
+}
+
 impl SealedValue for serde_json::Value {
     fn to_plain(&self) -> PlainBytes<'_> {
         PlainBytes::Owned(SecretBytes::new(self.to_string().into_bytes()))
@@ -253,6 +275,8 @@ mod tests {
         round_trip(vec![0_u8, 255]).await;
         round_trip(SecretBytes::new(vec![1, 2])).await;
         round_trip(json!({ "a": [1, 2.5, null, "b"] })).await;
+        round_trip(PasswordHash::new("$argon2id$")).await;
+        round_trip(TokenDigest([7; 32])).await;
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::keys::{
     BlindIndex, Ciphertext, DataKey, FieldCipher, FieldCipherError, FieldRef, KeyContext, KeyError,
-    KeyManager, KeyName, KeyVersion, OpenRequest, SealRequest, WrappedKey,
+    KeyManager, KeyMarks, KeyName, KeyVersion, OpenRequest, SealRequest, WrappedKey,
 };
 use crate::random::os_secret;
 use crate::secret::SecretBytes;
@@ -106,6 +106,9 @@ impl KeyManager for KeyVault {
     }
 }
 
+/// There is one key.
+const MARK: &[u8] = b"1";
+
 /// A cipher without cryptography: what it seals stays with it under a random handle, bound to column and row. Blind
 /// indexes are a keyed hash.
 #[derive(Debug)]
@@ -146,7 +149,7 @@ impl FieldCipher for TokenVault {
         self.ask_key_service(first.field.purpose)?;
         let mut sealed = self.sealed.lock().unwrap();
         let seal = |request: &SealRequest<'_>| {
-            let handle = Bytes::copy_from_slice(os_secret(32).expose());
+            let handle = Bytes::from([MARK, os_secret(32).expose()].concat());
             let value = SecretBytes::new(request.value.to_vec());
             sealed.insert(handle.clone(), SealedDeposit { field: request.field, row: request.row, value });
             Ciphertext(handle)
@@ -183,6 +186,10 @@ impl FieldCipher for TokenVault {
             hash.update(part.len().to_le_bytes());
             hash.update(part);
         }
-        Ok(vec![BlindIndex(Bytes::copy_from_slice(&hash.finalize()))])
+        Ok(vec![BlindIndex(Bytes::from([MARK, &hash.finalize()].concat()))])
+    }
+
+    async fn marks(&self, _: &str) -> Result<KeyMarks, FieldCipherError> {
+        Ok(KeyMarks { sealed: MARK.into(), index: Some(MARK.into()) })
     }
 }

@@ -30,6 +30,7 @@ macro_rules! field_cipher_contract {
                 one_bad_value_does_not_hide_the_others,
                 a_blind_index_finds_equal_values,
                 an_outage_is_no_verdict,
+                what_is_made_now_bears_the_mark,
             ]
         );
     };
@@ -281,6 +282,20 @@ pub async fn an_outage_is_no_verdict(fixture: FieldCipherFixture) {
     // Whether the batch fails or each value does is left to the cipher.
     let opened = unreachable.open_batch(&[OpenRequest { field, row, ciphertext }]).await;
     assert_unavailable(opened.and_then(|values| values.into_iter().collect::<Result<Vec<_>, _>>()), "open");
+}
+
+/// Clause 9.
+pub async fn what_is_made_now_bears_the_mark(fixture: FieldCipherFixture) {
+    let marks = fixture.cipher().marks(fixture.purpose).await.unwrap();
+    for value in [VALUE, b""] {
+        let sealed = fixture.seal(value).await.0;
+        assert!(sealed.starts_with(&marks.sealed), "{marks:?} is not on a sealed value");
+    }
+    let Some(mark) = &marks.index else { return };
+    let indexes = fixture.cipher().blind_indexes(&fixture.field(), VALUE).await.unwrap();
+    assert!(indexes[0].0.starts_with(mark), "{marks:?} is not on the first index");
+    let others = indexes[1..].iter().filter(|index| index.0.starts_with(mark));
+    assert_eq!(others.count(), 0, "{marks:?} is on the index of an older key");
 }
 
 #[cfg(test)]

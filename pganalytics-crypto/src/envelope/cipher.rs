@@ -8,13 +8,13 @@ use pganalytics_core::clock::Clock;
 use pganalytics_core::error::BackendError;
 use pganalytics_core::keys::{
     BlindIndex, Ciphertext, DataKeyStore, DataKeyVersion, FieldCipher, FieldCipherError, FieldRef,
-    KeyManager, OpenRequest, SealRequest,
+    KeyManager, KeyMarks, OpenRequest, SealRequest,
 };
 use pganalytics_core::random::os_random;
 use pganalytics_core::secret::SecretBytes;
 
 use crate::envelope::key_ring::KeyRing;
-use crate::envelope::layout::{AssociatedData, SealedParts, seal};
+use crate::envelope::layout::{AssociatedData, SealedParts, header, seal};
 use crate::envelope::purpose::Unusable;
 use crate::envelope::{DataKeys, EnvelopeConfig, EnvelopeError};
 use crate::suite::{KcXaes256Gcm, NONCE_BYTES};
@@ -177,6 +177,16 @@ impl FieldCipher for EnvelopeFieldCipher {
             return Err(unavailable(purpose, BELOW_MINIMUM.into()));
         }
         Ok(indexes)
+    }
+
+    async fn marks(&self, purpose: &str) -> Result<KeyMarks, FieldCipherError> {
+        let sealing = self.0.sealing(purpose).ok_or_else(|| undeclared(purpose))?;
+        let sealed = sealing.active().ok_or_else(|| unavailable(purpose, BELOW_MINIMUM.into()))?;
+        let index = self.0.indexing(purpose).map(|keys| {
+            let newest = keys.active().ok_or_else(|| unavailable(purpose, BELOW_MINIMUM.into()))?;
+            Ok(Bytes::copy_from_slice(&newest.0.to_be_bytes()))
+        });
+        Ok(KeyMarks { sealed: Bytes::copy_from_slice(&header(sealed)), index: index.transpose()? })
     }
 }
 

@@ -9,6 +9,20 @@ const HEADER_BYTES: usize = 5;
 /// By how many bytes a sealed value is longer than the value.
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + NONCE_BYTES + TAG_BYTES;
 
+/// The version of the data key under which a value was sealed; `None` if the bytes are no sealed value. Its first 5 bytes, which
+/// are its mark, are enough to tell.
+pub fn sealed_version(bytes: &[u8]) -> Option<DataKeyVersion> {
+    let (header, _) = bytes.split_first_chunk::<HEADER_BYTES>()?;
+    let (format, version) = header.split_first()?;
+    let version = DataKeyVersion(u32::from_be_bytes(version.try_into().ok()?));
+    (*format == FORMAT).then_some(version)
+}
+
+/// The version of the key under which a blind index was made: its first 4 bytes.
+pub fn index_version(bytes: &[u8]) -> Option<DataKeyVersion> {
+    bytes.first_chunk().map(|version| DataKeyVersion(u32::from_be_bytes(*version)))
+}
+
 /// A sealed value, taken apart.
 #[derive(Clone, Copy)]
 pub(super) struct SealedParts<'a> {
@@ -20,12 +34,11 @@ pub(super) struct SealedParts<'a> {
 
 impl<'a> SealedParts<'a> {
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
-        let (header, rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
+        let version = sealed_version(bytes)?;
+        let (_, rest) = bytes.split_first_chunk::<HEADER_BYTES>()?;
         let (nonce, rest) = rest.split_first_chunk()?;
         let (ciphertext, tag) = rest.split_last_chunk()?;
-        let (format, version) = header.split_first()?;
-        let version = DataKeyVersion(u32::from_be_bytes(version.try_into().ok()?));
-        (*format == FORMAT).then_some(Self { version, nonce, ciphertext, tag })
+        Some(Self { version, nonce, ciphertext, tag })
     }
 
     /// The value, in a buffer that holds nothing else.
@@ -83,7 +96,8 @@ pub(crate) fn push_prefixed(bytes: &mut Vec<u8>, name: &str) {
     bytes.extend_from_slice(name.as_bytes());
 }
 
-fn header(version: DataKeyVersion) -> [u8; HEADER_BYTES] {
+/// What every value begins with that is sealed under this version.
+pub(super) fn header(version: DataKeyVersion) -> [u8; HEADER_BYTES] {
     let [a, b, c, d] = version.0.to_be_bytes();
     [FORMAT, a, b, c, d]
 }

@@ -34,8 +34,8 @@ pub use cipher::EnvelopeFieldCipher;
 pub use config::{EnvelopeConfig, PurposeConfig};
 pub use data_keys::{DataKeys, DataKeysStatus, Destruction};
 pub use error::EnvelopeError;
-pub use layout::OVERHEAD_BYTES;
 pub(crate) use layout::push_prefixed;
+pub use layout::{OVERHEAD_BYTES, index_version, sealed_version};
 #[cfg(feature = "recovery")]
 pub use recover::{Recovered, recover};
 pub use recovery::KeyRecovery;

@@ -9,7 +9,7 @@ use crate::directory::{DirectoryError, DirectoryScan, ScanStep, UserDirectory, W
 use crate::ids::{ApiTokenId, UserId};
 use crate::keys::{
     BlindIndex, Ciphertext, DataKey, DataKeyId, DataKeyStore, DataKeyStoreError, DataKeyWrapping,
-    FieldCipher, FieldCipherError, FieldRef, KeyContext, KeyError, KeyManager, KeyName, KeyVersion,
+    FieldCipher, FieldCipherError, FieldRef, KeyContext, KeyError, KeyManager, KeyMarks, KeyName, KeyVersion,
     NewDataKey, OpenRequest, SealRequest, StoredDataKey, WrappedKey,
 };
 use crate::secret::SecretBytes;
@@ -124,6 +124,7 @@ faulty_port! {
         async fn seal_batch(requests: &[SealRequest<'_>]) -> Vec<Ciphertext>;
         async fn open_batch(requests: &[OpenRequest<'_>]) -> Vec<Result<SecretBytes, FieldCipherError>>;
         async fn blind_indexes(field: &FieldRef, value: &[u8]) -> Vec<BlindIndex>;
+        async fn marks(purpose: &str) -> KeyMarks;
     }
 }
 
