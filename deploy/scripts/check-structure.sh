@@ -34,7 +34,8 @@ for feature in \
     pganalytics-core/testing pganalytics-core/tower \
     pganalytics-auth/tower \
     pganalytics-crypto/aws-lc pganalytics-crypto/recovery pganalytics-crypto/vault \
-    pganalytics-store/local pganalytics-store/postgres pganalytics-store/local-postgres pganalytics-store/redis; do
+    pganalytics-store/local pganalytics-store/postgres pganalytics-store/local-postgres pganalytics-store/redis \
+    pganalytics-store/audit pganalytics-store/audit-syslog; do
     "$cargo" check -q -p "${feature%/*}" --no-default-features --features "${feature#*/}" || fail "$feature does not compile alone"
 done
 for crate in crypto auth store; do

@@ -1,5 +1,7 @@
 #![doc = include_str!("../README.md")]
 
+#[cfg(feature = "audit")]
+pub mod audit;
 #[cfg(any(feature = "postgres", feature = "redis"))]
 mod channels;
 #[cfg(feature = "local")]

@@ -1,0 +1,18 @@
+//! The audit sinks that need no database.
+#![cfg(feature = "audit")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a helper of a test fails the test, and says why it is skipped"
+)]
+
+#[path = "audit_sinks/child.rs"]
+mod child;
+#[path = "audit_sinks/file.rs"]
+mod file;
+#[path = "audit_sinks/mount.rs"]
+mod mount;
+#[path = "audit_sinks/samples.rs"]
+mod samples;
+#[path = "audit_sinks/stdout.rs"]
+mod stdout;
