@@ -31,7 +31,7 @@ done
 # Each feature compiles alone.
 "$cargo" check -q -p pganalytics-core --no-default-features
 for feature in \
-    pganalytics-core/testing pganalytics-core/tower \
+    pganalytics-core/testing pganalytics-core/tlog pganalytics-core/tower \
     pganalytics-auth/tower \
     pganalytics-crypto/aws-lc pganalytics-crypto/recovery pganalytics-crypto/vault \
     pganalytics-store/local pganalytics-store/postgres pganalytics-store/local-postgres pganalytics-store/redis \

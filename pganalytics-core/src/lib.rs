@@ -26,5 +26,7 @@ pub mod signing;
 #[cfg(feature = "testing")]
 #[expect(clippy::unwrap_used, reason = "a suite is a test, although it is compiled into the library")]
 pub mod testing;
+#[cfg(feature = "tlog")]
+pub mod tlog;
 pub mod tokens;
 pub mod users;
