@@ -28,6 +28,7 @@ impl PayloadKey {
     /// Appends a sealed chunk.
     pub(super) fn seal(&self, index: u64, is_last: bool, plain: &[u8], sealed: &mut Vec<u8>) {
         let begin = sealed.len();
+        sealed.reserve(plain.len() + TAG_BYTES);
         sealed.extend_from_slice(plain);
         let tag = aead::seal(&self.0, nonce(index, is_last), &mut sealed[begin..]);
         sealed.extend_from_slice(&tag);

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use pganalytics_core::backup::{BackupTargetError, Upload};
 
 use super::keys::NewFile;
-use super::payload::{CHUNK_BYTES, PayloadKey};
+use super::payload::{CHUNK_BYTES, PayloadKey, SEALED_CHUNK_BYTES};
 
 // What is sealed before it is passed on: the memory that an upload takes, besides what its caller hands over.
 const PIECE_BYTES: usize = 16 * CHUNK_BYTES;
@@ -25,14 +25,19 @@ impl Sealer {
     }
 
     pub(super) fn write(&mut self, mut plain: &[u8]) {
-        while !plain.is_empty() {
-            if self.pending.len() == CHUNK_BYTES {
-                self.seal(false);
-            }
-            let (next, rest) = plain.split_at(plain.len().min(CHUNK_BYTES - self.pending.len()));
-            self.pending.extend_from_slice(next);
+        let chunks = (self.pending.len() + plain.len()) / CHUNK_BYTES;
+        self.sealed.reserve(chunks * SEALED_CHUNK_BYTES);
+        while self.pending.len() + plain.len() > CHUNK_BYTES {
+            let (next, rest) = plain.split_at(CHUNK_BYTES - self.pending.len());
             plain = rest;
+            if self.pending.is_empty() {
+                self.seal(next, false);
+            } else {
+                self.pending.extend_from_slice(next);
+                self.seal_pending(false);
+            }
         }
+        self.pending.extend_from_slice(plain);
     }
 
     /// What was sealed since the last call.
@@ -42,13 +47,19 @@ impl Sealer {
 
     /// The rest, with the last chunk.
     pub(super) fn finish(mut self) -> Bytes {
-        self.seal(true);
+        self.seal_pending(true);
         self.take()
     }
 
-    fn seal(&mut self, is_last: bool) {
-        self.key.seal(self.index, is_last, &self.pending, &mut self.sealed);
-        self.pending.clear();
+    fn seal_pending(&mut self, is_last: bool) {
+        let mut pending = std::mem::take(&mut self.pending);
+        self.seal(&pending, is_last);
+        pending.clear();
+        self.pending = pending;
+    }
+
+    fn seal(&mut self, plain: &[u8], is_last: bool) {
+        self.key.seal(self.index, is_last, plain, &mut self.sealed);
         self.index += 1;
     }
 }
