@@ -9,6 +9,7 @@ CARGO ?= cargo
 TARGET := $(if $(CARGO_TARGET_DIR),$(CARGO_TARGET_DIR),target)
 TOOLS := $(if $(XDG_CACHE_HOME),$(XDG_CACHE_HOME),$(HOME)/.cache)/pganalytics/tools
 CARGO_DENY_VERSION := 0.20.2
+CARGO_FUZZ_VERSION := 0.13.2
 GENERATED := deploy/config/pganalytics-api.toml docs/configuration.md docs/openapi.json
 
 .PHONY: help
@@ -28,7 +29,8 @@ test: packages-test ## Run every test, with real services
 POSTGRES_MAJORS ?= 13 14 16 17
 
 .PHONY: test-long
-test-long: packages-test ## Run what reads or writes PostgreSQL with other versions of it: POSTGRES_MAJORS="13 17"
+test-long: packages-test ## Run a million vectors, and what uses PostgreSQL with other versions of it: POSTGRES_MAJORS="13 17"
+	$(CARGO) test --workspace --all-features --test suite_vectors -- --ignored
 	$(CARGO) build -p pganalytics-testkit --bin testkit-run
 	for major in $(POSTGRES_MAJORS); do \
 	    programs=$$(deploy/scripts/fetch-postgres.sh $$major) || exit 1; \
@@ -78,11 +80,31 @@ bench: packages-test ## Run the benchmarks beside their peers; writes target/ben
 	$(CARGO) build --release -p pganalytics-testkit -p pganalytics-server -p benches
 	$(TARGET)/release/benches $(ARGS)
 
+FUZZ_TARGETS ?= $(wildcard pganalytics-*/fuzz/fuzz_targets/*.rs)
+FUZZ_SECONDS ?= 60
+
+.PHONY: fuzz
+fuzz: fuzz-needs $(TOOLS)/bin/cargo-fuzz ## Feed the parsers hostile bytes, each for FUZZ_SECONDS=60; needs nightly Rust and g++
+	for target in $(FUZZ_TARGETS); do \
+	    PATH="$(TOOLS)/bin:$$PATH" $(CARGO) +nightly fuzz run --fuzz-dir $${target%/fuzz_targets/*} \
+	        --target-dir $(abspath $(TARGET))/fuzz $$(basename $$target .rs) -- -max_total_time=$(FUZZ_SECONDS) || exit 1; \
+	done
+
+.PHONY: fuzz-needs
+fuzz-needs:
+	@command -v c++ >/dev/null || { echo 'fuzzing needs a C++ compiler: apt-get install g++'; exit 1; }
+	@rustup run nightly rustc --version || \
+	    { echo 'fuzzing needs a nightly compiler: rustup toolchain install nightly --profile minimal'; exit 1; }
+
 .PHONY: tools
 tools: $(TOOLS)/bin/cargo-deny ## Build the tools that `check` needs, into a cache outside of the tree
 
 $(TOOLS)/bin/cargo-deny:
 	CARGO_TARGET_DIR=$(TOOLS)/build $(CARGO) install --locked --root $(TOOLS) cargo-deny@$(CARGO_DENY_VERSION)
+	rm -rf $(TOOLS)/build
+
+$(TOOLS)/bin/cargo-fuzz:
+	CARGO_TARGET_DIR=$(TOOLS)/build $(CARGO) install --locked --root $(TOOLS) cargo-fuzz@$(CARGO_FUZZ_VERSION)
 	rm -rf $(TOOLS)/build
 
 .PHONY: packages-run packages-test
