@@ -135,6 +135,11 @@ fn hashes_from_leaves(plan: &ProofPlan, leaves: &[Hash32]) -> Vec<Hash32> {
     plan.hashes(hash_of).expect("a plan for this size has no node beyond it")
 }
 
+/// The complete subtrees that a tree of this size consists of, the largest first.
+pub(super) fn subtrees_of(size: TreeSize) -> Vec<NodeId> {
+    complete_subtrees(0..size.0)
+}
+
 /// The largest power of two below `count`, which is over one.
 fn split(count: u64) -> u64 {
     1 << (count - 1).ilog2()
