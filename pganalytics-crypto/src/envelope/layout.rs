@@ -43,8 +43,8 @@ impl<'a> SealedParts<'a> {
 
     /// The value, in a buffer that holds nothing else.
     pub(super) fn open(&self, cipher: &KcXaes256Gcm, associated_data: &[u8]) -> Result<Vec<u8>, OpenError> {
-        let mut value = self.ciphertext.to_vec();
-        cipher.open_in_place(self.nonce, associated_data, &mut value, self.tag)?;
+        let mut value = vec![0; self.ciphertext.len()];
+        cipher.open_into(self.nonce, associated_data, (self.ciphertext, self.tag), &mut value)?;
         Ok(value)
     }
 }

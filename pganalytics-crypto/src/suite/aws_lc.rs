@@ -60,6 +60,19 @@ impl Primitives for AwsLc {
             .map(|_| ())
             .map_err(|_| OpenError)
     }
+
+    fn gcm_open_into(
+        key: &[u8; KEY_BYTES],
+        nonce: [u8; GCM_NONCE_BYTES],
+        associated_data: &[u8],
+        (ciphertext, tag): (&[u8], &Block),
+        plain: &mut [u8],
+    ) -> Result<(), OpenError> {
+        let nonce = Nonce::assume_unique_for_key(nonce);
+        gcm_key(key)
+            .open_separate_gather(nonce, Aad::from(associated_data), ciphertext, tag, plain)
+            .map_err(|_| OpenError)
+    }
 }
 
 fn gcm_key(key: &[u8; KEY_BYTES]) -> LessSafeKey {

@@ -3,7 +3,7 @@ use std::fmt::{self, Debug};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::suite::backend::{BLOCK_BYTES, Backend, Block, DefaultBackend, MAX_MESSAGE_BYTES};
-use crate::suite::derivation::RootKey;
+use crate::suite::derivation::{MessageKey, RootKey};
 
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 32;
@@ -66,15 +66,36 @@ impl<B: Backend> KcXaes256Gcm<B> {
         in_out: &mut [u8],
         tag: &[u8; TAG_BYTES],
     ) -> Result<(), OpenError> {
-        if in_out.len() as u64 > MAX_MESSAGE_BYTES {
+        let (message, tag) = self.committed(nonce, in_out.len(), tag)?;
+        B::gcm_open(message.key(), message.nonce, associated_data, in_out, tag)
+    }
+
+    /// The same from one buffer into another one of the same length, which saves a copy.
+    pub(crate) fn open_into(
+        &self,
+        nonce: &[u8; NONCE_BYTES],
+        associated_data: &[u8],
+        (ciphertext, tag): (&[u8], &[u8; TAG_BYTES]),
+        plain: &mut [u8],
+    ) -> Result<(), OpenError> {
+        let (message, tag) = self.committed(nonce, ciphertext.len(), tag)?;
+        B::gcm_open_into(message.key(), message.nonce, associated_data, (ciphertext, tag), plain)
+    }
+
+    /// The key of a message and the tag of GCM, if the commitment is one to this key.
+    fn committed<'a>(
+        &self,
+        nonce: &[u8; NONCE_BYTES],
+        message_bytes: usize,
+        tag: &'a [u8; TAG_BYTES],
+    ) -> Result<(MessageKey, &'a Block), OpenError> {
+        if message_bytes as u64 > MAX_MESSAGE_BYTES {
             return Err(OpenError);
         }
         let message = self.0.derive(nonce);
         let [tag, committed @ ..] = tag.as_chunks().0.first_chunk::<3>().expect("a tag has three blocks");
-        if !bool::from(is_same(&self.0.commitment(&message), committed)) {
-            return Err(OpenError);
-        }
-        B::gcm_open(message.key(), message.nonce, associated_data, in_out, tag)
+        let is_committed = bool::from(is_same(&self.0.commitment(&message), committed));
+        is_committed.then_some((message, tag)).ok_or(OpenError)
     }
 }
 

@@ -1,3 +1,4 @@
+use aead::inout::InOutBuf;
 use aes::Aes256;
 use aes::cipher::{Array, BlockCipherEncrypt, KeyInit};
 use aes_gcm::{AeadInOut, Aes256Gcm};
@@ -43,6 +44,20 @@ impl Primitives for RustCrypto {
         let cipher = Aes256Gcm::new(key.into());
         cipher
             .decrypt_inout_detached(&nonce.into(), associated_data, in_out.into(), tag.into())
+            .map_err(|_| OpenError)
+    }
+
+    fn gcm_open_into(
+        key: &[u8; KEY_BYTES],
+        nonce: [u8; GCM_NONCE_BYTES],
+        associated_data: &[u8],
+        (ciphertext, tag): (&[u8], &Block),
+        plain: &mut [u8],
+    ) -> Result<(), OpenError> {
+        let cipher = Aes256Gcm::new(key.into());
+        let in_out = InOutBuf::new(ciphertext, plain).map_err(|_| OpenError)?;
+        cipher
+            .decrypt_inout_detached(&nonce.into(), associated_data, in_out, tag.into())
             .map_err(|_| OpenError)
     }
 }
