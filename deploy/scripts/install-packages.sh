@@ -14,6 +14,8 @@ command -v curl >/dev/null || missing+=(curl ca-certificates)
 if [ "$purpose" = test ]; then
     command -v redis-server >/dev/null || missing+=(redis-server)
     command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ] || missing+=(pgbouncer)
+    { command -v rsyslogd >/dev/null || [ -x /usr/sbin/rsyslogd ]; } && compgen -G '/usr/lib/*/rsyslog/lmnsd_ossl.so' >/dev/null ||
+        missing+=(rsyslog rsyslog-openssl)
 fi
 [ ${#missing[@]} -gt 0 ] || exit 0
 

@@ -26,3 +26,6 @@ mod spill_faults;
 mod spill_killed;
 #[path = "audit_sinks/stdout.rs"]
 mod stdout;
+#[cfg(feature = "audit-syslog")]
+#[path = "audit_sinks/syslog.rs"]
+mod syslog;

@@ -10,6 +10,7 @@ mod postgres;
 mod redis;
 mod redis_cluster;
 mod redis_sentinel;
+mod syslog;
 mod vault;
 mod wait;
 mod watchdog;
@@ -24,5 +25,6 @@ pub use postgres::{
 pub use redis::{Redis, RedisOptions, redis, redis_with};
 pub use redis_cluster::{RedisCluster, redis_cluster};
 pub use redis_sentinel::{RedisSentinel, SENTINEL_MASTER, redis_sentinel};
+pub use syslog::{Syslog, SyslogMessage, SyslogSecurity, syslog};
 pub use vault::{REQUIRE_VAULT, Vault, VaultReply, vault};
 pub use wait::{free_port, wait_until};

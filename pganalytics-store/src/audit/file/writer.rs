@@ -1,4 +1,4 @@
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -11,6 +11,7 @@ use super::config::{FileAuditConfig, FileSync};
 use super::rotated::Rotated;
 use super::tail;
 use crate::audit::json_line;
+use crate::audit::lock::LockFile;
 
 /// The open file.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ pub(super) struct Writer {
     day: NaiveDate,
     rotated: Rotated,
     /// Held as long as the file is written.
-    _lock: File,
+    _lock: LockFile,
 }
 
 impl Writer {
@@ -125,18 +126,13 @@ fn open_file(path: &Path) -> io::Result<File> {
 }
 
 /// Keeps every other process from cutting off what this one writes.
-fn lock(path: &Path) -> io::Result<File> {
+fn lock(path: &Path) -> io::Result<LockFile> {
     let mut name = path.as_os_str().to_owned();
     name.push(".lock");
-    let lock = open_file(&PathBuf::from(name))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => {
-            let message = format!("another process writes `{}`", path.display());
-            Err(io::Error::new(io::ErrorKind::ResourceBusy, message))
-        }
-        Err(TryLockError::Error(error)) => Err(error),
-    }
+    LockFile::take(&PathBuf::from(name))?.ok_or_else(|| {
+        let message = format!("another process writes `{}`", path.display());
+        io::Error::new(io::ErrorKind::ResourceBusy, message)
+    })
 }
 
 fn last_written(file: &File) -> io::Result<NaiveDate> {

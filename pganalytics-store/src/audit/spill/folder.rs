@@ -1,13 +1,15 @@
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
 use super::dropped::Dropped;
 use super::queue::Queue;
 use super::target::Sink;
+use crate::audit::lock::{self, LockFile};
 
 const LOCK: &str = "lock";
 const QUEUES: &str = "queues";
@@ -18,6 +20,8 @@ const QUARANTINE: &str = "quarantine";
 pub(super) struct Folder {
     path: PathBuf,
     lock: File,
+    /// That lock keeps out other processes alone, not other threads.
+    threads: Mutex<()>,
 }
 
 /// A queue that was taken over, and how many bytes of it are torn.
@@ -28,8 +32,8 @@ impl Folder {
         for name in [QUEUES, QUARANTINE] {
             DirBuilder::new().recursive(true).mode(0o700).create(path.join(name))?;
         }
-        let lock = lock_file(&path.join(LOCK))?;
-        Ok(Self { path: path.to_owned(), lock })
+        let lock = lock::open(&path.join(LOCK))?;
+        Ok(Self { path: path.to_owned(), lock, threads: Mutex::default() })
     }
 
     /// Makes a queue for this process.
@@ -39,9 +43,8 @@ impl Folder {
         let path = self.path.join(QUEUES).join(&name);
         DirBuilder::new().mode(0o700).create(&path)?;
         let made = (|| {
-            let lock = lock_file(&path.join(LOCK))?;
-            lock.try_lock()?;
-            Dropped::default().write(&lock)?;
+            let lock = LockFile::take(&path.join(LOCK))?.ok_or(io::ErrorKind::ResourceBusy)?;
+            Dropped::default().write(lock.file())?;
             Queue::create(name, path.clone(), lock, sinks)
         })();
         if made.is_err() {
@@ -87,30 +90,26 @@ impl Folder {
     }
 
     fn guard(&self) -> io::Result<Guard<'_>> {
+        let threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         self.lock.lock()?;
-        Ok(Guard(&self.lock))
+        Ok(Guard { lock: &self.lock, _threads: threads })
     }
 }
 
-struct Guard<'a>(&'a File);
+struct Guard<'a> {
+    lock: &'a File,
+    _threads: MutexGuard<'a, ()>,
+}
 
 impl Drop for Guard<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.0.unlock() {
+        if let Err(error) = self.lock.unlock() {
             tracing::error!(%error, "the folder of the audit spill stays locked");
         }
     }
 }
 
 fn adopt(name: String, path: &Path, sinks: &[Sink]) -> io::Result<Option<Adopted>> {
-    let lock = lock_file(&path.join(LOCK))?;
-    match lock.try_lock() {
-        Ok(()) => Queue::adopt(name, path.to_owned(), lock, sinks).map(Some),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
-}
-
-fn lock_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+    let Some(lock) = LockFile::take(&path.join(LOCK))? else { return Ok(None) };
+    Queue::adopt(name, path.to_owned(), lock, sinks).map(Some)
 }

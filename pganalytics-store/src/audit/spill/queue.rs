@@ -8,6 +8,7 @@ use super::cursor::{CursorFile, Position};
 use super::dropped::Dropped;
 use super::segment;
 use super::target::Sink;
+use crate::audit::lock::LockFile;
 
 /// The queue of one process, this one or one that is gone, and how far each sink has come in it.
 #[derive(Debug)]
@@ -15,7 +16,7 @@ pub(super) struct Queue {
     pub(super) name: String,
     pub(super) path: PathBuf,
     /// Held as long as the queue is ours.
-    lock: File,
+    lock: LockFile,
     state: Mutex<State>,
 }
 
@@ -72,7 +73,7 @@ pub(super) struct Reclaimed {
 
 impl Queue {
     /// A queue to be written, in its empty folder.
-    pub(super) fn create(name: String, path: PathBuf, lock: File, sinks: &[Sink]) -> io::Result<Self> {
+    pub(super) fn create(name: String, path: PathBuf, lock: LockFile, sinks: &[Sink]) -> io::Result<Self> {
         let mut cursors = Vec::new();
         for sink in sinks {
             let (file, _) = CursorFile::open(&cursor_path(&path, &sink.name))?;
@@ -83,7 +84,12 @@ impl Queue {
     }
 
     /// The queue of a process that is gone, and how many bytes of it are torn.
-    pub(super) fn adopt(name: String, path: PathBuf, lock: File, sinks: &[Sink]) -> io::Result<(Self, u64)> {
+    pub(super) fn adopt(
+        name: String,
+        path: PathBuf,
+        lock: LockFile,
+        sinks: &[Sink],
+    ) -> io::Result<(Self, u64)> {
         let (mut segments, mut lost) = (Vec::new(), 0);
         for entry in fs::read_dir(&path)? {
             let entry = entry?;
@@ -189,11 +195,11 @@ impl Queue {
 
     /// What its process could not record.
     pub(super) fn dropped(&self) -> io::Result<Dropped> {
-        Dropped::read(&self.lock)
+        Dropped::read(self.lock.file())
     }
 
     pub(super) fn store_dropped(&self, dropped: &Dropped) -> io::Result<()> {
-        dropped.write(&self.lock)
+        dropped.write(self.lock.file())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
