@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::tlog::growth::edge_root;
 use crate::tlog::hash::{complete_root, fold_right};
 use crate::tlog::prove::subtrees_of;
-use crate::tlog::tile::TILE_HEIGHT;
+use crate::tlog::tile::{TILE_HEIGHT, count_at};
 use crate::tlog::{
     Checkpoint, ConsistencyProof, GrowthError, Hash32, InclusionProof, LeafIndex, NodeId, ProofError,
     ProofPlan, TILE_WIDTH, TileKind, TilePath, TileReadError, TileReader, TreeEdge, TreeSize,
@@ -34,7 +34,7 @@ impl AuthenticTree {
         let size = checkpoint.size();
         let mut edge: Vec<Vec<Hash32>> = Vec::new();
         for level in 0..TILE_HEIGHT {
-            let count = count_at(level, size);
+            let count = count_at(TileKind::Hashes(level), size);
             if count == 0 {
                 break;
             }
@@ -196,7 +196,7 @@ impl AuthenticTree {
     }
 
     fn known(&self, level: u8, index: u64) -> Result<Option<Arc<[Hash32]>>, TileReadError> {
-        let full = count_at(level, self.size()) / TILE_WIDTH;
+        let full = count_at(TileKind::Hashes(level), self.size()) / TILE_WIDTH;
         let at = usize::from(level);
         if index < full {
             let is_last = |(last, _): &&(u64, Arc<[Hash32]>)| *last == index;
@@ -252,8 +252,4 @@ pub enum HistoryError {
     /// Tiles cannot be read or are wrong, so that nothing is known.
     #[error(transparent)]
     Tiles(#[from] TileReadError),
-}
-
-fn count_at(level: u8, size: TreeSize) -> u64 {
-    size.0.checked_shr(u32::from(level) * u32::from(TILE_HEIGHT)).unwrap_or(0)
 }

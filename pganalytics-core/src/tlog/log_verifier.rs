@@ -122,7 +122,7 @@ pub fn verify_entries<E: AsRef<[u8]>>(
         }
         let index = tree.append(Hash32::of_leaf(entry.as_ref())).expect("the size was compared");
         let done = index.0 + 1;
-        if done % TILE_WIDTH == 0 || done == total {
+        if done.is_multiple_of(TILE_WIDTH) || done == total {
             progress(VerifyProgress { done, total });
         }
     }

@@ -91,7 +91,7 @@ pub fn tiles_between(old: TreeSize, new: TreeSize) -> impl Iterator<Item = TileP
 }
 
 /// How many hashes of this kind a tree has.
-fn count_at(kind: TileKind, size: TreeSize) -> u64 {
+pub(super) fn count_at(kind: TileKind, size: TreeSize) -> u64 {
     match kind {
         TileKind::Entries => size.0,
         TileKind::Hashes(level) => size.0.checked_shr(u32::from(level) * u32::from(TILE_HEIGHT)).unwrap_or(0),

@@ -105,11 +105,11 @@ fn an_entry_that_is_too_long_is_refused_and_changes_nothing() {
     let mut growth = TreeGrowth::new(TreeEdge::new());
     let size = ENTRY_MAX_BYTES + 1;
     let (longest, longer) = (Bytes::from(vec![b'x'; size - 1]), Bytes::from(vec![b'x'; size]));
-    assert_eq!(encode_entries(&[longer.clone()]), Err(EntryTooLong { size }));
+    assert_eq!(encode_entries(std::slice::from_ref(&longer)), Err(EntryTooLong { size }));
     assert_eq!(growth.append(longer), Err(AppendError::EntryTooLong(EntryTooLong { size })));
     assert_eq!((growth.size(), growth.root()), (TreeSize(0), Hash32::of_empty_tree()));
     assert_eq!(growth.append(longest.clone()), Ok(LeafIndex(0)));
-    let bundle = encode_entries(&[longest.clone()]).unwrap();
+    let bundle = encode_entries(std::slice::from_ref(&longest)).unwrap();
     assert_eq!(decode_entries(&bundle, 1), Ok(vec![longest]));
 }
 
