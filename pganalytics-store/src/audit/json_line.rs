@@ -30,7 +30,8 @@ impl Formatter for Harmless {
         writer: &mut W,
         fragment: &str,
     ) -> io::Result<()> {
-        if fragment.bytes().all(|byte| byte < 0x7f) {
+        let highest = fragment.bytes().fold(0, u8::max);
+        if highest < 0x7f {
             return writer.write_all(fragment.as_bytes());
         }
         let mut rest = fragment;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures::FutureExt;
 use pganalytics_core::audit::{AuditError, AuditEvent, AuditSink};
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::error::Retry;
@@ -176,6 +177,32 @@ async fn a_torn_segment_is_resumed_after_and_the_loss_told() {
     assert_eq!(held[..2], [event(1), event(3)]);
     assert_eq!(held[2].action.as_str(), "audit.torn");
     assert!(held[2].reason.as_ref().unwrap().contains(&format!("{} bytes", frame + 9)));
+}
+
+#[tokio::test]
+async fn a_deleted_segment_holds_nothing_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = memory();
+    let sink = open(quick(folder.path()).with_room(1 << 20, 1000), inner.clone());
+    for batch in events(0..30).chunks(10) {
+        sink.append(batch).await.unwrap();
+    }
+    fs::remove_file(&files(folder.path(), "segment")[1]).unwrap();
+    let _running = run(&sink);
+    assert!(drained(&sink).await);
+    assert_eq!(inner.events(), [events(0..10), events(20..30)].concat());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_hangs_does_not_keep_the_run_from_stopping() {
+    let folder = tempfile::tempdir().unwrap();
+    let hanging = Picky::new(Manner::Hangs, &events(0..1));
+    let sink = open(quick(folder.path()), hanging.clone());
+    sink.append(&events(0..2)).await.unwrap();
+    let begun = tokio::time::Instant::now();
+    sink.run(wait_until(LIMIT, async || hanging.calls() > 0).map(drop)).await;
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert_eq!(sink.status().sinks[0].backlog_events, 2);
 }
 
 /// Fills the room, lets the sink take everything, and says what came.

@@ -32,7 +32,7 @@ pub struct SpillConfig {
     /// The longest pause: 30 seconds unless told otherwise.
     pub max_backoff: Duration,
     /// How long events wait when the sink refuses each of them for good: 10 minutes unless told otherwise. So long the sink
-    /// is likely to be at fault, and not the events.
+    /// is likely to be at fault, and not the events. Then a few of them are quarantined, and the next ones wait as long.
     pub patience: Duration,
     /// How often to look for queues that their processes have left behind: every 10 seconds unless told otherwise.
     pub rescan: Duration,

@@ -15,6 +15,9 @@ use super::spill::Spill;
 use super::status::SinkState;
 use crate::audit::blocking::blocking;
 
+/// So long a call of the sink may still take once the drain is to stop.
+const STOPPING: Duration = Duration::from_secs(5);
+
 /// The most events of a batch while the sink refuses each of them.
 const DOUBTFUL: usize = 16;
 
@@ -52,13 +55,15 @@ impl Drain {
         Self { spill, index, sink, quarantine, reader: Reader::default(), failures: 0, refusing: None }
     }
 
-    /// Delivers until it is stopped; a call of the sink that has begun is finished.
+    /// Delivers until it is stopped; a call of the sink that has begun has some seconds to finish.
     pub(super) async fn run(mut self, stop: CancellationToken) {
         while !stop.is_cancelled() {
-            let next = match self.step().await {
-                Ok(next) => next,
-                Err(reason) => Next::After(self.fail(reason)),
+            let stepped = tokio::select! {
+                biased;
+                stepped = self.step() => stepped,
+                () = stop_is_overdue(&stop) => return,
             };
+            let next = stepped.unwrap_or_else(|reason| Next::After(self.fail(reason)));
             let (spill, index) = (&self.spill, self.index);
             let pause = async {
                 match next {
@@ -142,10 +147,12 @@ impl Drain {
             return Ok(());
         }
         let since = *self.refusing.get_or_insert_with(Instant::now);
-        match since.elapsed() < self.spill.config.patience {
-            true => Err(format!("it refuses every event: {reason}")),
-            false => Ok(()),
+        if since.elapsed() < self.spill.config.patience {
+            return Err(format!("it refuses every event: {reason}"));
         }
+        // These are given up, the next ones have the same time.
+        self.refusing = Some(Instant::now());
+        Ok(())
     }
 
     async fn keep_refused(&self, batch: &Batch, outcome: &Outcome) -> io::Result<()> {
@@ -182,4 +189,9 @@ impl Drain {
     fn state(&self) -> &SinkState {
         &self.spill.states[self.index]
     }
+}
+
+async fn stop_is_overdue(stop: &CancellationToken) {
+    stop.cancelled().await;
+    sleep(STOPPING).await;
 }

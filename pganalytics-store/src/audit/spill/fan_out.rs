@@ -27,9 +27,12 @@ const MEASURED: Duration = Duration::from_secs(1);
 /// delivered by the next process that opens the folder, and perhaps again, which sinks that dedupe do not mind.
 ///
 /// What a sink refuses for good is found by bisection and put into the folder `quarantine`. When the disk or the room is full,
-/// `append` fails; how many events that cost, and when, is recorded (`audit.dropped`) as soon as there is room.
+/// `append` fails; how many events that cost, and when, is recorded (`audit.dropped`) as soon as there is room. Bytes that
+/// a crash made unreadable are passed over and recorded too (`audit.torn`).
 ///
-/// A file is written where `append` is called, not on another thread: into the page cache, in about a microsecond.
+/// The files hold events in plain text, and only this user can read them. The file system must have locks.
+///
+/// The file is written where `append` is called, not on another thread: that goes into the page cache and takes microseconds.
 #[derive(Clone, Debug)]
 pub struct FanOutAuditSink {
     spill: Arc<Spill>,
@@ -54,7 +57,7 @@ impl FanOutAuditSink {
         Ok(Self { spill, targets, running: Arc::default() })
     }
 
-    /// Delivers until `stop` comes; calls of sinks that have begun are finished. What remains is delivered by the next run, in
+    /// Delivers until `stop` comes; calls of sinks that have begun have five seconds to finish. What remains is delivered by the next run, in
     /// this process or the next. A second run beside the first returns at once.
     pub async fn run(&self, stop: impl Future<Output = ()>) {
         let Some(_running) = Running::begin(&self.running) else {

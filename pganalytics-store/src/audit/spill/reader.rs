@@ -65,9 +65,15 @@ impl Reader {
     /// The next events for a sink, at most so many; `None` when it has everything.
     pub(super) fn read(&mut self, queue: &Queue, sink: usize, limit: usize) -> io::Result<Option<Batch>> {
         while let Some(place) = queue.place(sink) {
-            let batch = self.read_place(&place, limit)?;
+            let batch = match self.read_place(&place, limit) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    tracing::error!(path = %place.path.display(), "somebody deleted a segment of the audit spill");
+                    Batch::new(Position { offset: place.end, skip: 0, ..place.position })
+                }
+                batch => batch?,
+            };
             if batch.events.is_empty() && batch.unreadable.is_empty() {
-                // What is left of the segment is torn.
+                // What is left of the segment is torn or gone.
                 queue.advance(sink, batch.position_after(0));
                 continue;
             }

@@ -201,6 +201,9 @@ impl Spill {
     /// Writes the frames, after a word about what was dropped before.
     fn write(&self, encoded: &Encoded) -> io::Result<Option<Ticket>> {
         let mut writer = self.lock_writer();
+        if encoded.bytes.is_empty() && writer.dropped.events == 0 {
+            return Ok(None);
+        }
         let written = match writer.dropped.events {
             0 => self.write_with(&mut writer, encoded)?,
             _ => {
