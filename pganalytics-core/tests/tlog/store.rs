@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use pganalytics_core::backup::{BackupTarget, MemoryBackupTarget, PutMode};
@@ -164,7 +165,7 @@ async fn of_two_writers_one_goes_on_and_the_other_is_told() {
     extend(&target, &grown(first.into_edge(), 9)).await.unwrap();
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn writers_at_once_never_fork() {
     let target = memory();
     write_log(&store(&target), &[3]).await;
@@ -172,16 +173,22 @@ async fn writers_at_once_never_fork() {
     let growths: Vec<TreeGrowth> = (5..25)
         .map(|size| if size % 2 == 0 { grown(start(), size) } else { grown_by(start(), size, other_entry) })
         .collect();
-    let outcomes = futures::future::join_all(growths.iter().map(|growth| extend(&target, growth))).await;
-    let winners: Vec<&TreeGrowth> = growths
-        .iter()
-        .zip(&outcomes)
-        .filter(|(_, outcome)| outcome.is_ok())
-        .map(|(growth, _)| growth)
-        .collect();
-    assert_eq!(winners.len(), 1);
-    let published = store(&target).reader().checkpoint().await.unwrap().unwrap();
-    assert_eq!(published.unverified(), &checkpoint_of(winners[0]));
+    // Every call waits as long as the others, so that all look before one acts.
+    let slow = Faulty::new(target.clone());
+    slow.plan(std::iter::repeat_n(Fault::Delay(Duration::from_millis(1)), 500));
+    let slow = TileStore::new(Arc::new(slow)).unwrap();
+    let extend = async |growth: &TreeGrowth| {
+        let checkpoint = signed(&checkpoint_of(growth)).await;
+        slow.extend(growth, &checkpoint).await
+    };
+    let outcomes = futures::future::join_all(growths.iter().map(extend)).await;
+    let mut won = growths.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_ok());
+    let (winner, _) = won.next().unwrap();
+    assert_eq!(won.count(), 0);
+    let alone = memory();
+    write_log(&store(&alone), &[3]).await;
+    self::extend(&alone, winner).await.unwrap();
+    assert_eq!(objects(&target).await, objects(&alone).await, "who lost leaves nothing behind");
 }
 
 #[tokio::test]
