@@ -26,7 +26,7 @@ pub(super) struct Outcome {
 /// events that it refuses are found.
 pub(super) async fn deliver(sink: &dyn AuditSink, events: &[AuditEvent], deadline: Duration) -> Outcome {
     let mut outcome = Outcome::default();
-    let mut parts = vec![0..events.len()];
+    let mut parts = Vec::from([Range { start: 0, end: events.len() }]);
     while let Some(part) = parts.pop() {
         if part.is_empty() {
             continue;

@@ -11,7 +11,7 @@ use super::bisect::{self, Outcome, explain};
 use super::quarantine::{self, Entry, Quarantine};
 use super::queue::Queue;
 use super::reader::{Batch, Reader};
-use super::spill::Spill;
+use super::shared::Spill;
 use super::status::SinkState;
 use crate::audit::blocking::blocking;
 

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::config::SpillConfig;
 use super::drain::Drain;
-use super::spill::Spill;
+use super::shared::Spill;
 use super::status::SpillStatus;
 use super::target::{FanOutTarget, sinks};
 use super::{NAME, bisect};

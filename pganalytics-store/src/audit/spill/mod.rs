@@ -17,7 +17,7 @@ mod quarantine;
 mod queue;
 mod reader;
 mod segment;
-mod spill;
+mod shared;
 mod spilling;
 mod status;
 mod target;

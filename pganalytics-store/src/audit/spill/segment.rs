@@ -252,11 +252,9 @@ mod tests {
         let whole = segment(&frames);
         let second = HEADER as usize + frames[0].len();
         for at in second..second + frames[1].len() {
-            for flip in [0x81] {
-                let mut broken = whole.clone();
-                broken[at] ^= flip;
-                assert_eq!(read(&broken), (vec![0, 4], frames[1].len() as u64), "byte {at}");
-            }
+            let mut broken = whole.clone();
+            broken[at] ^= 0x81;
+            assert_eq!(read(&broken), (vec![0, 4], frames[1].len() as u64), "byte {at}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use chrono::{DateTime, Utc};
 use metrics::{Counter, Gauge, counter, gauge};
 
-use super::spill::Spill;
+use super::shared::Spill;
 use super::target::Sink;
 
 /// How a spill is doing.
