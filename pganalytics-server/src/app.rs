@@ -17,7 +17,8 @@ use pganalytics_core::session::SessionStore;
 use pganalytics_core::tokens::TokenStore;
 use pganalytics_core::users::{PasswordHash, UserStore};
 use pganalytics_crypto::ed25519::Ed25519Signer;
-use pganalytics_store::postgres::Database;
+use pganalytics_crypto::envelope::DataKeys;
+use pganalytics_store::postgres::{ColumnSealer, Database};
 
 use crate::api::{ApiError, PushMemory, RateLimits};
 use crate::config::ServerConfig;
@@ -55,6 +56,10 @@ pub struct Services {
     pub tokens: Arc<dyn TokenStore>,
     /// Seals what is secret.
     pub cipher: Arc<dyn FieldCipher>,
+    /// Seals the columns of the database.
+    pub sealer: ColumnSealer,
+    /// The administration of the keys that seal.
+    pub data_keys: DataKeys,
     /// Who judges sign-ins.
     pub sign_in: Arc<dyn AuthProvider>,
     /// Local passwords.

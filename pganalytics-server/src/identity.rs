@@ -13,8 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use moka::sync::Cache;
 use pganalytics_auth::principal::{Credential, Principal, UserPrincipal};
 use pganalytics_auth::token::{
-    AccessTokenVerifier, ApiTokenDigester, ApiTokenText, CollectorTokenVerifier, LegacyCollectorVerifier,
-    TokenError,
+    AccessTokenVerifier, ApiTokenText, CollectorTokenVerifier, LegacyCollectorVerifier, TokenError,
 };
 use pganalytics_auth::tower::{Authenticator, bearer_token};
 use pganalytics_core::clock::Clock;
@@ -83,8 +82,6 @@ pub struct IdentityServices {
     pub sessions: Arc<dyn SessionStore>,
     /// API tokens.
     pub tokens: Arc<dyn TokenStore>,
-    /// How API tokens are looked up.
-    pub api_token_digester: ApiTokenDigester,
     /// Access tokens of users.
     pub access_tokens: AccessTokenVerifier,
     /// Tokens of collectors.
@@ -221,16 +218,7 @@ impl Identity {
     }
 
     async fn identify_api_token(&self, token: &ApiTokenText) -> Result<Option<Arc<UserPrincipal>>, ApiError> {
-        let digests = self.services.api_token_digester.digests(token).await;
-        for digest in digests.map_err(ApiError::unavailable)? {
-            if let Some(principal) = self.holder_of(digest).await? {
-                return Ok(Some(principal));
-            }
-        }
-        Ok(None)
-    }
-
-    async fn holder_of(&self, digest: TokenDigest) -> Result<Option<Arc<UserPrincipal>>, ApiError> {
+        let digest = token.digest();
         let now = self.services.clock.now();
         if let Some(principal) = self.api_tokens.recall(&digest, now) {
             return Ok(Some(principal));

@@ -11,19 +11,20 @@ use pganalytics_core::leader::{LeaderTask, Lease};
 use pganalytics_store::postgres::running_servers::{self, RunningServer};
 use pganalytics_store::postgres::{
     Outbox, OutboxPolicy, PostgresIdempotency, PostgresLeader, PostgresNotifier, PostgresNotifierConfig,
-    RevocationFeed, RevocationFeedConfig, StoreError, UnitOfWorkLimits, collectors, metrics,
+    Reencryption, RevocationFeed, RevocationFeedConfig, StoreError, UnitOfWorkLimits, collectors, metrics,
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::error_chain;
 use crate::app::App;
+use crate::wiring::SERVER_SILENCE_MAX;
 
 /// How often a server says that it is there.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
 
-/// A server that has been silent for so long is gone.
-const SILENCE_MAX: TimeDelta = TimeDelta::seconds(60);
+/// How long a server that stops waits for the database to take note.
+const SIGN_OFF_LIMIT: Duration = Duration::from_secs(2);
 
 /// How often it is counted what there is of sessions and messages.
 const COUNT_EVERY: Duration = Duration::from_secs(15);
@@ -52,11 +53,16 @@ struct LeaderJob {
     run: fn(App) -> JobFuture,
 }
 
-const LEADER_JOBS: [LeaderJob; 4] = [
+const LEADER_JOBS: [LeaderJob; 5] = [
     LeaderJob {
         role: "metric-partitions",
         period: Duration::from_secs(600),
         run: |app| Box::pin(keep_partitions(app)),
+    },
+    LeaderJob {
+        role: "re-encryption",
+        period: Duration::from_secs(60),
+        run: |app| Box::pin(re_encrypt(app)),
     },
     LeaderJob { role: "sweep", period: Duration::from_secs(60), run: |app| Box::pin(sweep(app)) },
     LeaderJob {
@@ -163,17 +169,34 @@ fn report(job: &'static str, outcome: Result<(), StoreError>) {
 
 async fn heartbeat(app: App) -> Result<(), StoreError> {
     let now = app.clock.now();
+    let mut connection = app.database.write().await?;
+    // What it says of itself it does from here on.
+    let phase = app.sealer.refresh(&mut connection).await?;
     let server = RunningServer {
         instance: app.instance,
         version: env!("CARGO_PKG_VERSION").into(),
         phase: app.lifecycle.phase().as_str().into(),
         started_at: app.started_at,
         heartbeat_at: now,
+        encryption_phase: Some(phase.as_str().into()),
+        data_keys_known: i64::try_from(app.data_keys.known()).ok(),
     };
-    let mut connection = app.database.write().await?;
     running_servers::report(&mut connection, &server).await?;
-    running_servers::sweep(&mut connection, now - SILENCE_MAX).await?;
+    running_servers::sweep(&mut connection, now - SERVER_SILENCE_MAX).await?;
     connection.commit().await
+}
+
+/// Says that this server is gone, so that nobody waits for it. Where the database is away, its silence says so a little later.
+pub(crate) async fn sign_off(app: &App) {
+    let sign_off = async {
+        let mut connection = app.database.write().await?;
+        running_servers::delete(&mut connection, app.instance).await?;
+        connection.commit().await
+    };
+    match tokio::time::timeout(SIGN_OFF_LIMIT, sign_off).await {
+        Ok(outcome) => report("sign-off", outcome),
+        Err(_) => tracing::warn!("the database did not learn in time that this server is gone"),
+    }
 }
 
 /// Every server shows the same numbers: those of the whole cluster.
@@ -220,6 +243,16 @@ async fn keep_partitions(app: App) -> Result<(), StoreError> {
         tracing::info!(relation = dropped.relation, "metrics dropped, their retention is over");
     }
     connection.commit().await
+}
+
+/// Seals anew what older data keys have sealed.
+async fn re_encrypt(app: App) -> Result<(), StoreError> {
+    let done = Reencryption::new(app.database.clone(), app.cipher.clone()).run().await?;
+    if done.rows > 0 {
+        tracing::info!(rows = done.rows, "rows were sealed anew, under the newest data keys");
+    }
+    ::metrics::gauge!("pganalytics_unreadable_rows").set(done.unreadable as f64);
+    Ok(())
 }
 
 /// Removes what is over: sessions, refresh families, replies to idempotent requests, remembered log lines.

@@ -2,20 +2,21 @@
 
 mod keys;
 
-pub use keys::{KeyNames, create_keys, rotate_wrapping};
+pub use keys::{DataKeyUse, KeyNames, create_keys, data_key_use, rotate_wrapping};
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::TimeDelta;
 use metrics_exporter_prometheus::PrometheusHandle;
 use pganalytics_auth::local::{
     InvalidPasswordHasherConfig, LocalAuthProvider, PasswordHasher, PasswordHasherConfig,
 };
 use pganalytics_auth::token::{
-    AccessTokenIssuer, AccessTokenVerifier, ApiTokenDigester, CollectorTokenIssuer, CollectorTokenVerifier,
-    EmptyLegacySecret, KeySet, KeySetConfig, LegacyCollectorVerifier, RefreshTokens, RefreshTokensConfig,
-    TokenIssuerConfig, TokenVerifierConfig,
+    AccessTokenIssuer, AccessTokenVerifier, CollectorTokenIssuer, CollectorTokenVerifier, EmptyLegacySecret,
+    KeySet, KeySetConfig, LegacyCollectorVerifier, RefreshTokens, RefreshTokensConfig, TokenIssuerConfig,
+    TokenVerifierConfig,
 };
 use pganalytics_core::audit::Actor;
 use pganalytics_core::auth::{AuthProvider, ProviderId};
@@ -32,13 +33,15 @@ use pganalytics_core::session::{SessionLimit, SessionStore, WhenFull};
 use pganalytics_core::signing::{MemorySigningKeyStore, Signer, SigningKeyId, SigningKeyStore};
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig, Ed25519SignerError};
 use pganalytics_crypto::env_key_manager::EnvKeyManagerError;
-use pganalytics_crypto::envelope::{DataKeys, EnvelopeError, Recovered, recover};
+use pganalytics_crypto::envelope::{DataKeys, EnvelopeError, EnvelopeFieldCipher, Recovered, recover};
 use pganalytics_crypto::file_key_manager::FileKeyManagerError;
 use pganalytics_crypto::recovery::{RecoveryError, RecoveryIdentity};
 use pganalytics_crypto::vault_key_manager::VaultKeyManagerError;
+use pganalytics_store::postgres::running_servers::{self, RunningServer};
 use pganalytics_store::postgres::{
-    Database, PostgresConfig, PostgresDataKeyStore, PostgresRefreshTokenStore, PostgresSessionEpochs,
-    PostgresSessionStore, PostgresSigningKeyStore, PostgresTokenStore, PostgresUserStore, StoreError,
+    ColumnSealer, Database, EncryptionMigrator, EncryptionPhase, PostgresConfig, PostgresDataKeyStore,
+    PostgresRefreshTokenStore, PostgresSessionEpochs, PostgresSessionStore, PostgresSigningKeyStore,
+    PostgresTokenStore, PostgresUserStore, Reencryption, StoreError,
 };
 use pganalytics_store::redis::{
     RedisAddress, RedisClient, RedisConfig, RedisConfigError, RedisSessionStore, RedisTls, RedisTopology,
@@ -51,6 +54,9 @@ use crate::cookies::Cookies;
 use crate::identity::{Identity, IdentityServices};
 use crate::lifecycle::Lifecycle;
 use crate::secret_ref::{SecretRef, SecretRefError};
+
+/// A server that has been silent for so long is gone.
+pub(crate) const SERVER_SILENCE_MAX: TimeDelta = TimeDelta::seconds(60);
 
 /// Whom access tokens are for.
 const API_AUDIENCE: &str = "pganalytics-api";
@@ -210,7 +216,70 @@ pub async fn services_with_clock(
     let signing = Arc::new(PostgresSigningKeyStore::new(database.clone()));
     let data = Arc::new(data_key_store(database.clone(), Actor::system("server"), &clock));
     let keys = keys(&config, signing, data, &clock).await?;
-    assemble(config, process, clock, database, keys)
+    let phase = encryption_phase(&database).await?;
+    assemble(config, process, clock, database, (keys, phase))
+}
+
+/// What seals columns, for a program that is no server.
+///
+/// # Errors
+/// When the database or the key manager cannot be reached, or the keys cannot be used.
+pub async fn column_sealer(config: &ServerConfig, database: &Database) -> Result<ColumnSealer, WiringError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let manager = keys::key_manager(&config.keys, &config.encryption, &clock)?;
+    let store = Arc::new(data_key_store(database.clone(), Actor::system("server"), &clock));
+    let cipher = keys::cipher(config, store, manager, clock).await?;
+    Ok(ColumnSealer::new(Arc::new(cipher), encryption_phase(database).await?))
+}
+
+/// What changes plain columns into sealed ones and back, for somebody whom change events name.
+///
+/// # Errors
+/// When the database or the key manager cannot be reached, or the keys cannot be used.
+pub async fn encryption_migrator(
+    config: &ServerConfig,
+    actor: Actor,
+) -> Result<EncryptionMigrator, WiringError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let cipher = administrative_cipher(config, actor.clone(), &clock).await?;
+    let owner = owner_database(&config.database)?;
+    Ok(EncryptionMigrator::new(owner, Arc::new(cipher), clock, Arc::new(OsRandom), actor))
+}
+
+/// What seals anew, under the newest data keys, what older ones have sealed.
+///
+/// # Errors
+/// When the database or the key manager cannot be reached, or the keys cannot be used.
+pub async fn reencryption(config: &ServerConfig, actor: Actor) -> Result<Reencryption, WiringError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let cipher = administrative_cipher(config, actor, &clock).await?;
+    Ok(Reencryption::new(database(&config.database)?, Arc::new(cipher)))
+}
+
+async fn administrative_cipher(
+    config: &ServerConfig,
+    actor: Actor,
+    clock: &Arc<dyn Clock>,
+) -> Result<EnvelopeFieldCipher, WiringError> {
+    let manager = keys::key_manager(&config.keys, &config.encryption, clock)?;
+    keys::cipher(config, stored_data_keys(config, actor)?, manager, Arc::clone(clock)).await
+}
+
+/// The live servers that have not seen every data key, and so may seal under one that was replaced.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn servers_without_newest_keys(config: &ServerConfig) -> Result<Vec<RunningServer>, WiringError> {
+    let database = database(&config.database)?;
+    let mut connection = database.read().await.map_err(WiringError::Database)?;
+    let alive_since = SystemClock.now() - SERVER_SILENCE_MAX;
+    let late = running_servers::without_newest_keys(&mut connection, alive_since).await;
+    late.map_err(WiringError::Database)
+}
+
+async fn encryption_phase(database: &Database) -> Result<EncryptionPhase, WiringError> {
+    let mut connection = database.read().await.map_err(WiringError::Database)?;
+    EncryptionPhase::load(&mut connection).await.map_err(WiringError::Database)
 }
 
 /// The keys that sign tokens. Makes the first one where there is none.
@@ -241,9 +310,7 @@ pub async fn replace_lost_signing_keys(config: &ServerConfig) -> Result<Option<S
 /// When the database or the key manager cannot be reached, or the keys cannot be used.
 pub async fn data_keys(config: &ServerConfig, actor: Actor) -> Result<DataKeys, WiringError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let manager = keys::key_manager(&config.keys, &config.encryption, &clock)?;
-    let store = stored_data_keys(config, actor)?;
-    Ok(keys::cipher(config, store, manager, clock).await?.data_keys())
+    Ok(administrative_cipher(config, actor, &clock).await?.data_keys())
 }
 
 /// Where the data keys lie, wrapped. No connection is opened yet.
@@ -294,13 +361,13 @@ pub async fn unconnected_services(config: ServerConfig, process: Process) -> Res
     let (signing, data) =
         (Arc::new(MemorySigningKeyStore::default()), Arc::new(MemoryDataKeyStore::default()));
     let keys = keys(&config, signing, data, &clock).await?;
-    assemble(config, process, clock, database, keys)
+    assemble(config, process, clock, database, (keys, EncryptionPhase::Final))
 }
 
 /// What signs, and what seals.
 struct Keys {
     signing: Arc<Ed25519Signer>,
-    cipher: Arc<dyn FieldCipher>,
+    cipher: EnvelopeFieldCipher,
 }
 
 async fn keys(
@@ -313,7 +380,7 @@ async fn keys(
     // First, since it says more of what is wrong with the keys.
     let cipher = keys::cipher(config, data, Arc::clone(&manager), Arc::clone(clock)).await?;
     let signing = signer(config, signing, manager, clock).await?;
-    Ok(Keys { signing, cipher: Arc::new(cipher) })
+    Ok(Keys { signing, cipher })
 }
 
 fn assemble(
@@ -321,13 +388,16 @@ fn assemble(
     process: Process,
     clock: Arc<dyn Clock>,
     database: Database,
-    Keys { signing: signing_keys, cipher }: Keys,
+    (Keys { signing: signing_keys, cipher }, phase): (Keys, EncryptionPhase),
 ) -> Result<App, WiringError> {
     let signer: Arc<dyn Signer> = signing_keys.clone();
     let random: Arc<dyn Random> = Arc::new(OsRandom);
-    let users = Arc::new(PostgresUserStore::new(database.clone(), Arc::clone(&clock)));
+    let data_keys = cipher.data_keys();
+    let cipher: Arc<dyn FieldCipher> = Arc::new(cipher);
+    let sealer = ColumnSealer::new(Arc::clone(&cipher), phase);
+    let users = Arc::new(PostgresUserStore::new(database.clone(), sealer.clone(), Arc::clone(&clock)));
     let sessions = session_store(&config, &database, &clock, &random)?;
-    let tokens = Arc::new(PostgresTokenStore::new(database.clone(), Arc::clone(&clock)));
+    let tokens = Arc::new(PostgresTokenStore::new(database.clone(), sealer.clone(), Arc::clone(&clock)));
     let families = Arc::new(PostgresRefreshTokenStore::new(database.clone(), Arc::clone(&clock)));
     let refresh_tokens = RefreshTokens::new(families, sessions.clone(), refresh_tokens_config(&config));
     let freshness = Freshness::new();
@@ -345,7 +415,6 @@ fn assemble(
         users: users.clone(),
         sessions: sessions.clone(),
         tokens: tokens.clone(),
-        api_token_digester: ApiTokenDigester::keyed(Arc::clone(&cipher)),
         access_tokens: AccessTokenVerifier::new(
             Arc::clone(&keys),
             Arc::clone(&clock),
@@ -368,6 +437,8 @@ fn assemble(
         signing_keys,
         keys,
         cipher,
+        sealer,
+        data_keys,
         rate_limits: RateLimits::new(&config.limits),
         push_memory: PushMemory::new(config.metrics.push_memory_bytes.get()),
         registration_secret: registration_secret(&config)?,

@@ -58,13 +58,15 @@ CREATE INDEX collectors_present_idx ON collectors (id) WHERE deleted_at IS NULL;
 CREATE INDEX collectors_registration_secret_id_idx ON collectors (registration_secret_id);
 
 CREATE TABLE collector_config (
+    -- The default is for programs that do not make it.
+    id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     collector_id uuid NOT NULL REFERENCES collectors (id) ON DELETE CASCADE,
     version bigint NOT NULL,
     -- The text that the collector is served, unchanged.
     text text NOT NULL,
     created_by uuid REFERENCES users (id) ON DELETE SET NULL,
     created_at timestamptz NOT NULL,
-    CONSTRAINT collector_config_pkey PRIMARY KEY (collector_id, version),
+    CONSTRAINT collector_config_version_key UNIQUE (collector_id, version),
     CONSTRAINT collector_config_version_check CHECK (version > 0)
 );
 CREATE INDEX collector_config_created_by_idx ON collector_config (created_by);

@@ -34,5 +34,7 @@ mod registration_secrets;
 mod running_servers;
 #[path = "postgres/samples.rs"]
 mod samples;
+#[path = "postgres/sealing.rs"]
+mod sealing;
 #[path = "postgres/users.rs"]
 mod users;

@@ -1,9 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
-use pganalytics_core::keys::{FieldCipher, FieldCipherError, FieldRef};
 use pganalytics_core::random::os_secret;
 use pganalytics_core::secret::{SecretBytes, SecretString};
 use pganalytics_core::tokens::TokenDigest;
@@ -38,6 +36,12 @@ impl ApiTokenText {
     /// The text. Whoever has it has the rights of the token.
     pub fn expose(&self) -> &str {
         self.0.expose()
+    }
+
+    /// The digest by which a [`TokenStore`](pganalytics_core::tokens::TokenStore) finds it.
+    pub fn digest(&self) -> TokenDigest {
+        let digest = digest(&SHA256, self.expose().as_bytes());
+        TokenDigest(digest.as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
 
     /// Whether a text claims to be an API token, so that it need not be tried as anything else.
@@ -78,53 +82,6 @@ impl fmt::Debug for ApiTokenText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ApiTokenText(redacted)")
     }
-}
-
-/// Turns tokens into the digests by which a [`TokenStore`](pganalytics_core::tokens::TokenStore) finds them: the blind indexes of a
-/// [`FieldCipher`], so that who reads the store can neither test a token nor plant one of his own, or SHA-256, which keeps 256
-/// random bits as secret but lets whoever writes the store plant a token.
-#[derive(Clone, Debug)]
-pub struct ApiTokenDigester(Option<Arc<dyn FieldCipher>>);
-
-impl ApiTokenDigester {
-    /// What the cipher's data keys are for; it must have blind indexes for it.
-    pub const PURPOSE: &str = "api-tokens";
-
-    const FIELD: FieldRef = FieldRef { table: "api_tokens", column: "digest", purpose: Self::PURPOSE };
-
-    /// Digests by a key that the store does not have. The column is not to be truncated.
-    pub fn keyed(cipher: Arc<dyn FieldCipher>) -> Self {
-        Self(Some(cipher))
-    }
-
-    /// Digests without a key.
-    pub fn unkeyed() -> Self {
-        Self(None)
-    }
-
-    /// The digest under which a new token is stored.
-    ///
-    /// # Errors
-    /// When the key cannot be had.
-    pub async fn digest(&self, token: &ApiTokenText) -> Result<TokenDigest, FieldCipherError> {
-        Ok(self.digests(token).await?.swap_remove(0))
-    }
-
-    /// The digests under which a token may be stored, the likeliest first, and never none: one for each key that is in use.
-    ///
-    /// # Errors
-    /// When the keys cannot be had.
-    pub async fn digests(&self, token: &ApiTokenText) -> Result<Vec<TokenDigest>, FieldCipherError> {
-        let token = token.expose().as_bytes();
-        let Some(cipher) = &self.0 else { return Ok(vec![sha256(token)]) };
-        let indexes = cipher.blind_indexes(&Self::FIELD, token).await?;
-        // Whatever else the cipher puts into an index, equal tokens have equal ones.
-        Ok(indexes.iter().map(|index| sha256(&index.0)).collect())
-    }
-}
-
-fn sha256(bytes: &[u8]) -> TokenDigest {
-    TokenDigest(digest(&SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes"))
 }
 
 /// Appends a big-endian number in base 62, filled up with zeros to `letters`.
@@ -199,12 +156,11 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn digests_differ_and_tokens_are_not_printed() {
+    #[test]
+    fn digests_differ_and_tokens_are_not_printed() {
         let (one, two) = (ApiTokenText::generate(), ApiTokenText::generate());
-        let digester = ApiTokenDigester::unkeyed();
-        assert_eq!(digester.digest(&one).await.unwrap(), digester.digest(&one.clone()).await.unwrap());
-        assert_ne!(digester.digest(&one).await.unwrap(), digester.digest(&two).await.unwrap());
+        assert_eq!(one.digest(), one.clone().digest());
+        assert_ne!(one.digest(), two.digest());
         assert_eq!(format!("{one:?}"), "ApiTokenText(redacted)");
     }
 

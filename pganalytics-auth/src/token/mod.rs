@@ -28,7 +28,7 @@ mod refresh_text;
 mod verifier;
 
 pub use access::{AccessClaims, AccessGrant, AccessTokenIssuer, AccessTokenVerifier};
-pub use api_token::{ApiTokenDigester, ApiTokenText, InvalidApiToken};
+pub use api_token::{ApiTokenText, InvalidApiToken};
 pub use collector::{
     AgedCollectorClaims, CollectorClaims, CollectorGrant, CollectorTokenIssuer, CollectorTokenVerifier,
 };

@@ -47,7 +47,8 @@ pub trait TokenStore: Debug + Send + Sync + 'static {
     async fn record_use(&self, id: ApiTokenId, at: DateTime<Utc>) -> Result<(), TokenStoreError>;
 }
 
-/// The digest by which a token is found: SHA-256, or an HMAC of it under a key that the store does not have.
+/// SHA-256 of a token, which is random and long, so that a slow hash would add nothing. A store may keep it sealed, or as an
+/// HMAC under a key of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenDigest(pub [u8; 32]);
 
@@ -116,15 +117,20 @@ pub struct ApiToken {
 impl ApiToken {
     /// A token that was just stored. For adapters.
     pub fn created(new: &NewApiToken, now: DateTime<Utc>) -> Self {
-        Self {
-            id: new.id,
-            user: new.user,
-            name: new.name.clone(),
-            scopes: new.scopes.clone(),
-            created_at: now,
-            expires_at: new.expires_at,
-            last_used_at: None,
-        }
+        let mut token = Self::new(new.id, new.user, new.name.clone(), new.scopes.clone(), now);
+        token.expires_at = new.expires_at;
+        token
+    }
+
+    /// A token that does not expire and was not used yet. For adapters.
+    pub fn new(
+        id: ApiTokenId,
+        user: UserId,
+        name: String,
+        scopes: BTreeSet<Scope>,
+        created_at: DateTime<Utc>,
+    ) -> Self {
+        Self { id, user, name, scopes, created_at, expires_at: None, last_used_at: None }
     }
 }
 

@@ -59,6 +59,12 @@ impl DataKeys {
         Ok(DataKeysStatus { keys, current, unwrapped: self.0.count_kept() })
     }
 
+    /// How many data keys this process has seen, those that are destroyed too. None is ever taken away, so a process that has seen
+    /// all of them seals under the newest.
+    pub fn known(&self) -> usize {
+        self.0.known()
+    }
+
     /// Makes the next data key of a purpose (`<purpose>.index` for that of its blind indexes) and yields its version; `None` if
     /// somebody else did so at the same time. This server seals under it at once, the others when they read the store next.
     ///

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub(super) struct KeyRing {
     indexing: BTreeMap<String, Purpose<IndexKey>>,
     reading: Mutex<()>,
     last_read: Mutex<Option<LastRead>>,
+    known: AtomicUsize,
 }
 
 struct LastRead {
@@ -56,8 +58,8 @@ impl KeyRing {
             Some((name.clone(), Purpose::new(index_purpose(name), minimum)))
         });
         let (sealing, indexing) = (sealing.collect(), indexing.collect());
-        let (reading, last_read) = (Mutex::default(), Mutex::default());
-        let ring = Self { store, manager, clock, config, sealing, indexing, reading, last_read };
+        let (reading, last_read, known) = (Mutex::default(), Mutex::default(), AtomicUsize::default());
+        let ring = Self { store, manager, clock, config, sealing, indexing, reading, last_read, known };
         ring.read().await?;
         for purpose in ring.sealing.values() {
             ring.prepare(purpose).await?;
@@ -115,6 +117,7 @@ impl KeyRing {
         let listed = self.store.list().await?;
         self.sealing.values().for_each(|purpose| purpose.take_over(&listed));
         self.indexing.values().for_each(|purpose| purpose.take_over(&listed));
+        self.known.store(listed.len(), Ordering::Relaxed);
         Ok(listed)
     }
 
@@ -168,6 +171,11 @@ impl KeyRing {
         let now = self.now();
         self.sealing.values().for_each(|purpose| purpose.wipe(now));
         self.indexing.values().for_each(|purpose| purpose.wipe(now));
+    }
+
+    /// How many keys the store held when it was last read.
+    pub(super) fn known(&self) -> usize {
+        self.known.load(Ordering::Relaxed)
     }
 
     /// How many unwrapped keys lie in memory.

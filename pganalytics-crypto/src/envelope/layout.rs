@@ -6,6 +6,12 @@ use crate::suite::{KcXaes256Gcm, NONCE_BYTES, OpenError, SealError, TAG_BYTES};
 const FORMAT: u8 = 1;
 const HEADER_BYTES: usize = 5;
 
+/// How many bytes tell the key of a sealed value: its mark.
+pub const SEALED_MARK_BYTES: usize = HEADER_BYTES;
+
+/// How many bytes tell the key of a blind index: its mark.
+pub const INDEX_MARK_BYTES: usize = 4;
+
 /// By how many bytes a sealed value is longer than the value.
 pub const OVERHEAD_BYTES: usize = HEADER_BYTES + NONCE_BYTES + TAG_BYTES;
 

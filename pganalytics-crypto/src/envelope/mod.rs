@@ -35,7 +35,7 @@ pub use config::{EnvelopeConfig, PurposeConfig};
 pub use data_keys::{DataKeys, DataKeysStatus, Destruction};
 pub use error::EnvelopeError;
 pub(crate) use layout::push_prefixed;
-pub use layout::{OVERHEAD_BYTES, index_version, sealed_version};
+pub use layout::{INDEX_MARK_BYTES, OVERHEAD_BYTES, SEALED_MARK_BYTES, index_version, sealed_version};
 #[cfg(feature = "recovery")]
 pub use recover::{Recovered, recover};
 pub use recovery::KeyRecovery;

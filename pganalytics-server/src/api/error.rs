@@ -217,7 +217,7 @@ impl From<StoreError> for ApiError {
             StoreError::MissingReference { .. } => {
                 Self::conflict("something that the request refers to does not exist any more")
             }
-            StoreError::Backend(error) => error.into(),
+            StoreError::Backend(_) | StoreError::Cipher(_) => error.into_backend().into(),
             other => Self::internal(other),
         }
     }

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::io::BufRead;
 use std::time::Duration;
 
@@ -9,14 +10,16 @@ use pganalytics_crypto::envelope::{DataKeys, Destruction, EnvelopeError};
 use pganalytics_crypto::recovery::{self, RecoveryIdentity, RecoveryRecipient};
 use serde::Serialize;
 
+use super::encryption::{self, MigrateArgs, PaceArgs, Progress};
 use super::{Failure, operator, print};
 use crate::config::ServerConfig;
-use crate::wiring;
+use crate::wiring::{self, DataKeyUse};
 
 /// The keys that seal what is secret in the database.
 #[derive(Debug, Subcommand)]
 pub(super) enum DataKeysCommand {
-    /// List the data keys, which seal what is secret in the database: version, state and what wraps them.
+    /// List the data keys, which seal what is secret in the database: version, state, what wraps them, and how many rows are
+    /// sealed with each.
     Status {
         /// As JSON.
         #[arg(long)]
@@ -35,7 +38,14 @@ pub(super) enum DataKeysCommand {
         #[arg(long)]
         rotate: bool,
     },
-    /// End the use of a data key that was replaced: what it sealed opens no more, until it is forgotten or the key destroyed.
+    /// Seal anew, under the newest data keys, what older ones have sealed. Servers do so by themselves, a little later.
+    ReEncrypt {
+        #[command(flatten)]
+        pace: PaceArgs,
+    },
+    /// Change the columns of an installation that was made before they were sealed, while its servers run.
+    Migrate(MigrateArgs),
+    /// End the use of a data key under which nothing is sealed any more.
     Retire(DataKeyArgs),
     /// Erase a retired data key for good, once `encryption.destroy_after_days` have passed.
     Destroy(DataKeyArgs),
@@ -81,6 +91,8 @@ struct DataKeyView {
     wrapped_by_version: Option<u32>,
     recoverable: bool,
     created_at: DateTime<Utc>,
+    /// How many values are sealed or indexed with it, by their columns.
+    used: BTreeMap<String, u64>,
 }
 
 pub(super) async fn run(command: DataKeysCommand, config: &ServerConfig) -> Result<(), Failure> {
@@ -88,7 +100,9 @@ pub(super) async fn run(command: DataKeysCommand, config: &ServerConfig) -> Resu
         DataKeysCommand::Status { json } => status(config, json).await,
         DataKeysCommand::Rotate { purpose } => rotate(&connect(config).await?, purpose).await,
         DataKeysCommand::Rewrap { rotate } => rewrap(config, rotate).await,
-        DataKeysCommand::Retire(key) => retire(&connect(config).await?, key).await,
+        DataKeysCommand::ReEncrypt { pace } => re_encrypt(config, pace).await,
+        DataKeysCommand::Migrate(args) => encryption::migrate(config, args).await,
+        DataKeysCommand::Retire(key) => retire(config, key).await,
         DataKeysCommand::Destroy(key) => {
             let days = config.encryption.destroy_after_days.get();
             destroy(&connect(config).await?, key, Duration::from_secs(days * 24 * 3600)).await
@@ -106,7 +120,8 @@ async fn connect(config: &ServerConfig) -> Result<DataKeys, Failure> {
 async fn status(config: &ServerConfig, json: bool) -> Result<(), Failure> {
     let listed = wiring::stored_data_keys(config, operator())?.list().await;
     let stored = listed.map_err(|error| failure(error.into()))?;
-    let views: Vec<DataKeyView> = stored.iter().map(DataKeyView::from).collect();
+    let used = wiring::data_key_use(config).await?;
+    let views: Vec<DataKeyView> = stored.iter().map(|key| DataKeyView::new(key, &used)).collect();
     if json {
         print(serde_json::to_string_pretty(&views).map_err(Failure::internal)?);
         return Ok(());
@@ -120,6 +135,9 @@ async fn status(config: &ServerConfig, json: bool) -> Result<(), Failure> {
             "{:<20} version {:<4} {:<10} wrapped by {by}{version}, {recovery}, made {made}",
             key.purpose, key.version, key.state
         ));
+        for (column, rows) in key.used {
+            print(format_args!("{:<20} {rows} rows of {column}", ""));
+        }
     }
     Ok(())
 }
@@ -154,9 +172,45 @@ async fn rewrap(config: &ServerConfig, rotate: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn retire(keys: &DataKeys, key: DataKeyArgs) -> Result<(), Failure> {
+async fn re_encrypt(config: &ServerConfig, pace: PaceArgs) -> Result<(), Failure> {
+    let progress = Progress::new();
+    let shown = progress.clone();
+    let reencryption = wiring::reencryption(config, operator())
+        .await?
+        .with_pace(pace.into())
+        .with_listener(move |event| shown.say(format!("{}: {} rows", event.table, event.done)));
+    let done = reencryption.run().await?;
+    progress.clear();
+    print(format_args!("{} rows were sealed anew", done.rows));
+    if done.unreadable == 0 {
+        return Ok(());
+    }
+    Err(Failure::refused(format!(
+        "{} rows do not open: their key is retired or they were changed; the log names them",
+        done.unreadable
+    )))
+}
+
+/// Refuses while something is sealed with the key, or a server may still seal with it.
+async fn retire(config: &ServerConfig, key: DataKeyArgs) -> Result<(), Failure> {
     let id = key.id();
-    if keys.retire(&id).await.map_err(failure)? {
+    let late = wiring::servers_without_newest_keys(config).await?;
+    if !late.is_empty() {
+        let late: Vec<String> = late.iter().map(|server| server.instance.to_string()).collect();
+        return Err(Failure::unavailable(format!(
+            "these servers may not have learned of the newest data keys yet, try again in a minute: {}",
+            late.join(", ")
+        )));
+    }
+    if let Some(used) = wiring::data_key_use(config).await?.get(&id) {
+        let rows: Vec<String> =
+            used.iter().map(|(column, rows)| format!("{rows} rows of {column}")).collect();
+        return Err(Failure::refused(format!(
+            "{id} is in use for {}: `pganalytics-api keys re-encrypt` seals rows anew, and replies are forgotten after 24 hours",
+            rows.join(" and ")
+        )));
+    }
+    if connect(config).await?.retire(&id).await.map_err(failure)? {
         print(format_args!("{id} is retired"));
         return Ok(());
     }
@@ -228,8 +282,8 @@ impl DataKeyArgs {
     }
 }
 
-impl From<&StoredDataKey> for DataKeyView {
-    fn from(key: &StoredDataKey) -> Self {
+impl DataKeyView {
+    fn new(key: &StoredDataKey, used: &DataKeyUse) -> Self {
         let wrapping = key.wrapping.as_ref();
         Self {
             purpose: key.id.purpose.clone(),
@@ -244,6 +298,7 @@ impl From<&StoredDataKey> for DataKeyView {
             wrapped_by_version: wrapping.and_then(|it| it.wrapped.version).map(|version| version.0),
             recoverable: wrapping.is_some_and(|wrapping| wrapping.recovery.is_some()),
             created_at: key.created_at,
+            used: used.get(&key.id).cloned().unwrap_or_default(),
         }
     }
 }

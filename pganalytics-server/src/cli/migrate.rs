@@ -2,9 +2,12 @@ use clap::Subcommand;
 use pganalytics_core::error::Retry;
 use pganalytics_store::postgres::{AppRole, MigrateError, MigrationEvent, MigrationState, Migrator};
 
-use super::{Failure, print};
+use super::{Failure, encryption, print};
 use crate::config::ServerConfig;
 use crate::wiring;
+
+/// The migration that seals columns. Whoever takes it back has them decrypted first.
+const ENCRYPTION: i32 = 6;
 
 /// Bring the database's schema up or down, or show where it stands.
 #[derive(Debug, Subcommand)]
@@ -15,7 +18,7 @@ pub(super) enum Migrate {
         #[arg(long)]
         to: Option<i32>,
     },
-    /// Take versions back, the newest first. What they held is lost.
+    /// Take versions back, the newest first. What they held is lost, but what they sealed is decrypted.
     Down {
         /// The version to end at; 0 takes everything back.
         #[arg(long)]
@@ -40,6 +43,9 @@ pub(super) async fn run(command: Migrate, config: ServerConfig) -> Result<(), Fa
             return Err(Failure::refused("taking versions back loses what they held: say --yes"));
         }
         Migrate::Down { to, yes: true } => {
+            if to < ENCRYPTION {
+                encryption::decrypt(&config).await?;
+            }
             let report = migrator().down(&database, to).await.map_err(refused)?;
             print(format_args!("taken back: {}", names(&report.files)));
         }

@@ -4,6 +4,7 @@ mod config;
 mod data_keys;
 mod dev;
 mod doctor;
+mod encryption;
 mod exit;
 mod keys;
 mod migrate;

@@ -77,6 +77,7 @@ pub(crate) async fn run_until_stopped(app: App, listener: TcpListener) {
     }
     serve::serve(listener, router, &app.lifecycle, &app.config.http, &app.config.limits).await;
     background.stop().await;
+    jobs::sign_off(&app).await;
     tracing::info!("stopped");
 }
 

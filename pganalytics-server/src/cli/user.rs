@@ -7,7 +7,10 @@ use pganalytics_core::random::OsRandom;
 use pganalytics_core::secret::SecretString;
 use pganalytics_core::users::{NewUser, Role, User, Username};
 use pganalytics_store::postgres::change_events::{Change, ChangeEvent};
-use pganalytics_store::postgres::{Begun, Database, UnitOfWork, UnitOfWorkLimits, session_epochs, users};
+use pganalytics_store::postgres::users::{self, SealedUser};
+use pganalytics_store::postgres::{
+    Begun, Database, UnitOfWork, UnitOfWorkLimits, UserPassword, session_epochs,
+};
 
 use super::{Failure, print};
 use crate::api::random_password;
@@ -85,8 +88,10 @@ pub(super) async fn make(
     let hash = hasher.hash(&password).await.map_err(Failure::internal)?;
     let id = UserId::generate(&SystemClock, &OsRandom);
     let new = NewUser::new(id, username, role).with_password(hash, given.is_some());
+    let sealer = wiring::column_sealer(config, database).await?;
+    let sealed = SealedUser::seal(&sealer, &new).await?;
     let mut work = begin(database).await?;
-    let user = users::create(work.connection(), &new, SystemClock.now()).await?;
+    let user = users::create(work.connection(), &sealed, SystemClock.now()).await?;
     let change = Change::created(&user).map_err(Failure::internal)?;
     work.record(event("user.create", user.id, change)?);
     work.commit().await.map_err(Failure::unavailable)?;
@@ -101,11 +106,14 @@ async fn reset_password(
     let password = SecretString::new(random_password());
     let hasher = wiring::password_hasher(&config.auth.passwords)?;
     let hash = hasher.hash(&password).await.map_err(Failure::internal)?;
+    let sealer = wiring::column_sealer(config, database).await?;
+    sealer.prepare::<UserPassword>().await?;
     let mut work = begin(database).await?;
     let Some(before) = users::find_by_name(work.connection(), username).await? else {
         return Err(Failure::refused(format!("there is no user `{username}`")));
     };
-    users::set_password(work.connection(), before.id, &hash, false, SystemClock.now()).await?;
+    let sealed = users::seal_password(&sealer, before.id, &hash).await?;
+    users::set_password(work.connection(), &sealed, false, SystemClock.now()).await?;
     session_epochs::raise(work.connection(), before.id, SystemClock.now()).await?;
     let after = users::find(work.connection(), before.id).await?;
     let change = Change::between(&Some(before.clone()), &after).map_err(Failure::internal)?;

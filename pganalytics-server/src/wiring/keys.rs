@@ -5,21 +5,39 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pganalytics_auth::token::ApiTokenDigester;
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::keys::{
-    CachedKeyManager, DataKeyStore, DataKeyVersion, KeyCacheConfig, KeyManager, KeyName, KeyVersion,
+    CachedKeyManager, Column, DataKeyId, DataKeyStore, DataKeyVersion, KeyCacheConfig, KeyManager, KeyName,
+    KeyVersion,
 };
 use pganalytics_crypto::env_key_manager::{EnvKeyManager, EnvKeyManagerConfig};
-use pganalytics_crypto::envelope::{EnvelopeConfig, EnvelopeError, EnvelopeFieldCipher, PurposeConfig};
+use pganalytics_crypto::envelope::{
+    EnvelopeConfig, EnvelopeError, EnvelopeFieldCipher, INDEX_MARK_BYTES, PurposeConfig, SEALED_MARK_BYTES,
+    index_version, sealed_version,
+};
 use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig};
 use pganalytics_crypto::recovery::RecoveryRecipient;
 use pganalytics_crypto::vault_key_manager::{VaultAuth, VaultKeyManager, VaultKeyManagerConfig, VaultSecret};
+
+use pganalytics_store::postgres::{
+    AlertWebhook, ApiTokenDigest, ConfigText, UserPassword, key_use, sealed_replies,
+};
 
 use super::WiringError;
 use crate::api::ReplySealer;
 use crate::config::{self, EncryptionConfig, KeyManagerConfig, ServerConfig, VaultLogin};
 use crate::secret_ref::SecretRef;
+
+/// What is sealed and found by opening it.
+const PURPOSES: [&str; 4] = [
+    ReplySealer::PURPOSE,
+    UserPassword::FIELD.purpose,
+    ConfigText::FIELD.purpose,
+    AlertWebhook::FIELD.purpose,
+];
+
+/// What is found by its blind index.
+const API_TOKENS: &str = ApiTokenDigest::FIELD.purpose;
 
 /// The key-encryption keys of a server, by the names that the key manager knows them by.
 #[derive(Clone, Debug)]
@@ -157,14 +175,15 @@ pub(super) async fn cipher(
     let encryption = &config.encryption;
     let KeyNames { data, .. } = KeyNames::of(&config.keys)?;
     let mut minimum = Minimum(encryption.minimum_key_versions.clone());
-    let replies = PurposeConfig::default().from_version(minimum.take(ReplySealer::PURPOSE));
+    let mut envelope = EnvelopeConfig::new(data).keeping_unwrapped_for(unwrapped_for(config));
+    for purpose in PURPOSES {
+        let version = minimum.take(purpose);
+        envelope = envelope.with_purpose(purpose, PurposeConfig::default().from_version(version));
+    }
     let tokens = PurposeConfig::default()
-        .from_version(minimum.take(ApiTokenDigester::PURPOSE))
-        .indexed_from_version(minimum.take(&format!("{}.index", ApiTokenDigester::PURPOSE)));
-    let mut envelope = EnvelopeConfig::new(data)
-        .keeping_unwrapped_for(unwrapped_for(config))
-        .with_purpose(ReplySealer::PURPOSE, replies)
-        .with_purpose(ApiTokenDigester::PURPOSE, tokens);
+        .from_version(minimum.take(API_TOKENS))
+        .indexed_from_version(minimum.take(&format!("{API_TOKENS}.index")));
+    envelope = envelope.with_purpose(API_TOKENS, tokens);
     if let Some((purpose, _)) = minimum.0.pop_first() {
         return Err(WiringError::UnknownPurpose(purpose));
     }
@@ -176,6 +195,47 @@ pub(super) async fn cipher(
         EnvelopeError::MissingKey { .. } => WiringError::MissingKey(error),
         error => WiringError::DataKeys(error),
     })
+}
+
+/// How many values are sealed or indexed with each data key, by their columns.
+pub type DataKeyUse = BTreeMap<DataKeyId, BTreeMap<String, u64>>;
+
+/// Counts what each data key is in use for.
+///
+/// # Errors
+/// When the database cannot be reached.
+pub async fn data_key_use(config: &ServerConfig) -> Result<DataKeyUse, WiringError> {
+    let database = super::database(&config.database)?;
+    let mut connection = database.read().await.map_err(WiringError::Database)?;
+    let used = key_use(&mut connection, SEALED_MARK_BYTES, INDEX_MARK_BYTES).await;
+    let mut counts = DataKeyUse::new();
+    for found in used.map_err(WiringError::Database)? {
+        let (version, purpose) = match found.is_index {
+            true => (index_version(&found.mark), format!("{}.index", found.field.purpose)),
+            false => (sealed_version(&found.mark), found.field.purpose.to_owned()),
+        };
+        let column = format!("{}.{}", found.field.table, found.field.column);
+        count(&mut counts, purpose, version, column, found.rows);
+    }
+    let replies = sealed_replies(&mut connection, SEALED_MARK_BYTES).await;
+    for (mark, rows) in replies.map_err(WiringError::Database)? {
+        let purpose = ReplySealer::PURPOSE.to_owned();
+        count(&mut counts, purpose, sealed_version(&mark), "idempotency_keys.body".to_owned(), rows);
+    }
+    Ok(counts)
+}
+
+/// What bears no mark of ours was sealed by nobody.
+fn count(
+    counts: &mut DataKeyUse,
+    purpose: String,
+    version: Option<DataKeyVersion>,
+    column: String,
+    rows: u64,
+) {
+    if let Some(version) = version {
+        *counts.entry(DataKeyId::new(purpose, version)).or_default().entry(column).or_default() += rows;
+    }
 }
 
 /// Behind a key manager that remembers, the cipher asks again soon: the times of both would add up.

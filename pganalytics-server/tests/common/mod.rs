@@ -16,8 +16,9 @@ use pganalytics_server::config::{FileKeyManagerConfig, KeyManagerConfig, ServerC
 use pganalytics_server::lifecycle::{Lifecycle, Phase};
 use pganalytics_server::secret_ref::SecretRef;
 use pganalytics_server::{api, serve, wiring};
+use pganalytics_store::postgres::users::{self, SealedUser};
 use pganalytics_store::postgres::{
-    Database, MigrateError, Migrator, PostgresConfig, StoreError, fingerprint, users,
+    Database, MigrateError, Migrator, PostgresConfig, StoreError, fingerprint,
 };
 use pganalytics_testkit::{TestDatabase, database_from_template};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
@@ -148,8 +149,9 @@ impl TestServer {
         let hash = self.app.hash_password(&password).await.expect("hash a password");
         let id = UserId::generate(&self.clock, &OsRandom);
         let new = NewUser::new(id, username.parse().expect("a username"), role).with_password(hash, true);
+        let sealed = SealedUser::seal(&self.app.sealer, &new).await.expect("seal the password");
         let mut connection = self.app.database.begin().await.expect("begin");
-        users::create(&mut connection, &new, "2026-01-01T00:00:00Z".parse().expect("a time"))
+        users::create(&mut connection, &sealed, "2026-01-01T00:00:00Z".parse().expect("a time"))
             .await
             .expect("make a user");
         connection.commit().await.expect("commit");

@@ -61,6 +61,13 @@ impl Cluster {
 
     /// No server and no keys yet. `None` where PostgreSQL is not installed.
     pub(crate) async fn migrated() -> Option<Self> {
+        let cluster = Self::empty().await?;
+        cluster.run(&["migrate", "up"]).await;
+        Some(cluster)
+    }
+
+    /// Not even a schema. `None` where PostgreSQL is not installed.
+    pub(crate) async fn empty() -> Option<Self> {
         let postgres = private_postgres(Profile::Durable).await?;
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("database-url"), postgres.url()).unwrap();
@@ -68,9 +75,7 @@ impl Cluster {
         // Whichever test comes first sets it for all.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let settings = settings(folder.path());
-        let cluster = Self { servers: Vec::new(), wires: Vec::new(), settings, folder, postgres };
-        cluster.run(&["migrate", "up"]).await;
-        Some(cluster)
+        Some(Self { servers: Vec::new(), wires: Vec::new(), settings, folder, postgres })
     }
 
     pub(crate) async fn spawn_all(&mut self, servers: usize) {
@@ -203,6 +208,15 @@ impl Cluster {
     pub(crate) async fn rows(&self, query: &'static str) -> Vec<(String, i64)> {
         let mut connection = self.connect().await;
         sqlx::query_as(query).fetch_all(&mut connection).await.unwrap()
+    }
+
+    /// A program of PostgreSQL.
+    pub(crate) fn program(&self, name: &str) -> PathBuf {
+        self.postgres.program(name)
+    }
+
+    pub(crate) fn data_folder(&self) -> PathBuf {
+        self.postgres.data_folder()
     }
 
     pub(crate) fn database_url(&self) -> String {

@@ -1,6 +1,7 @@
 use reqwest::header::RETRY_AFTER;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use crate::cluster::{Cluster, PASSWORD, client};
 
@@ -35,8 +36,12 @@ impl Caller {
     }
 
     pub(crate) async fn sign_in(cluster: &Cluster) -> Self {
+        Self::sign_in_with(cluster, PASSWORD).await
+    }
+
+    pub(crate) async fn sign_in_with(cluster: &Cluster, password: &str) -> Self {
         let (url, http) = (cluster.urls().remove(0), client());
-        let login = json!({ "username": "admin", "password": PASSWORD });
+        let login = json!({ "username": "admin", "password": password });
         let answer = http.post(format!("{url}/api/v1/auth/login")).json(&login).send().await.unwrap();
         let answer: Value = answer.json().await.unwrap();
         let token = answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}"));
@@ -79,6 +84,26 @@ impl Caller {
         assert_eq!(response.status(), StatusCode::OK, "{}", response.text().await.unwrap());
     }
 
+    /// Registers a collector and configures it: the path of its configuration, which takes a key to read.
+    pub(crate) async fn configure_a_collector(&self, cluster: &Cluster) -> String {
+        cluster.register("db-1").await;
+        let id: Uuid = sqlx::query_scalar("SELECT id FROM collectors")
+            .fetch_one(&mut cluster.connect().await)
+            .await
+            .unwrap();
+        let path = format!("/api/v1/config/{id}");
+        let put = self.http.put(format!("{}{path}", self.url)).header("Content-Type", "text/plain");
+        let put =
+            put.bearer_auth(&self.access_token).body("[collector]\nhostname = db-1\n").send().await.unwrap();
+        assert_eq!(put.status(), StatusCode::OK, "{}", put.text().await.unwrap());
+        path
+    }
+
+    /// What somebody gets who has signed in.
+    pub(crate) async fn read(&self, path: &str) -> Response {
+        self.get(path).bearer_auth(&self.access_token).send().await.unwrap()
+    }
+
     /// What a request gets that needs no key.
     pub(crate) async fn without_key(&self) -> StatusCode {
         self.get("/api/v1/auth/me").bearer_auth(&self.access_token).send().await.unwrap().status()
@@ -88,6 +113,10 @@ impl Caller {
         let response = self.get("/metrics").bearer_auth(&self.access_token).send().await.unwrap();
         assert_eq!(response.status(), StatusCode::OK);
         response.text().await.unwrap()
+    }
+
+    pub(crate) fn post(&self, path: &str) -> RequestBuilder {
+        self.http.post(format!("{}{path}", self.url)).bearer_auth(&self.access_token)
     }
 
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {

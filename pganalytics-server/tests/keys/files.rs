@@ -25,6 +25,15 @@ async fn secrets(cluster: &Cluster) -> Secrets {
     secrets
 }
 
+const PURPOSES: [&str; 6] =
+    ["alert-rules", "api-tokens", "api-tokens.index", "collector-config", "passwords", "replies"];
+
+async fn key(cluster: &Cluster, purpose: &str, version: u64) -> Value {
+    let mut keys = data_keys(cluster).await;
+    keys.retain(|key| key["purpose"] == purpose && key["version"] == version);
+    keys.remove(0)
+}
+
 /// The versions of a purpose, with the version of the key that wraps each.
 fn versions(keys: &[Value], purpose: &str) -> Vec<(u64, String, u64)> {
     let of_purpose = keys.iter().filter(|key| key["purpose"] == purpose);
@@ -50,7 +59,7 @@ async fn wrong_key_is_refused_at_start() {
     cluster.run(&["keys", "init"]).await;
     let said = refused(&cluster, &["serve"], 78).await;
     for expected in
-        ["data key api-tokens version 1", "key `data`", "give the server the key", "recovery shares"]
+        ["data key alert-rules version 1", "key `data`", "give the server the key", "recovery shares"]
     {
         assert!(said.contains(expected), "{expected}: {said}");
     }
@@ -66,7 +75,7 @@ async fn wrong_key_is_refused_at_start() {
     std::fs::remove_file(PathBuf::from(&other).join("data.key")).unwrap();
     let said = refused(&cluster, &["serve"], 78).await;
     assert!(said.contains("key `data`") && said.contains("keys init"), "no key: {said}");
-    assert_eq!(data_keys(&cluster).await.len(), 3, "looking takes no key");
+    assert_eq!(data_keys(&cluster).await.len(), 6, "looking takes no key");
     assert_eq!(tables(&cluster).await, before, "nothing was changed");
 
     cluster.settings().insert("PGA__KEYS__PATH", right);
@@ -86,16 +95,16 @@ async fn keys_rotate_while_the_server_runs() {
     cluster.settings().remove("PGA__LOG__FILTER");
     let caller = Caller::set_up(&cluster).await;
     let before = caller.make_token("before").await;
-    for purpose in ["replies", "api-tokens", "api-tokens.index"] {
+    for purpose in PURPOSES {
         let keys = data_keys(&cluster).await;
         assert_eq!(versions(&keys, purpose), [(1, "active".into(), 1)], "{keys:?}");
     }
 
     let said = succeed(&cluster, &["keys", "rotate"]).await;
-    assert_eq!(said.lines().count(), 3, "{said}");
+    assert_eq!(said.lines().count(), 6, "{said}");
     let between = caller.make_token("between").await;
     let said = succeed(&cluster, &["keys", "rewrap", "--rotate"]).await;
-    assert_eq!(said, "the key that wraps data keys has version 2 now\n6 data keys were wrapped anew\n");
+    assert_eq!(said, "the key that wraps data keys has version 2 now\n12 data keys were wrapped anew\n");
     let after = caller.make_token("after").await;
     for token in [&before, &between, &after] {
         caller.accepts(token).await;
@@ -115,10 +124,19 @@ async fn keys_rotate_while_the_server_runs() {
     assert!(said.contains("replies version 2 is not retired"), "{said}");
     let said = refused(&cluster, &["keys", "destroy", "replies", "1"], 1).await;
     assert!(said.contains("only a retired key can be"), "{said}");
+    let said = refused(&cluster, &["keys", "retire", "replies", "1"], 1).await;
+    assert!(
+        said.contains("replies version 1 is in use for") && said.contains("rows of idempotency_keys.body"),
+        "{said}"
+    );
+    sqlx::query("UPDATE idempotency_keys SET expires_at = now()")
+        .execute(&mut cluster.connect().await)
+        .await
+        .unwrap();
     cluster.run(&["keys", "retire", "replies", "1"]).await;
     let said = refused(&cluster, &["keys", "destroy", "replies", "1"], 1).await;
     assert!(said.contains("is kept until") && said.contains("encryption.destroy_after_days"), "{said}");
-    assert_eq!(data_keys(&cluster).await[4]["state"], "retired");
+    assert_eq!(key(&cluster, "replies", 1).await["state"], "retired");
 
     let secrets = {
         let mut secrets = secrets(&cluster).await;
@@ -128,13 +146,13 @@ async fn keys_rotate_while_the_server_runs() {
     };
     cluster.settings().insert("PGA__ENCRYPTION__DESTROY_AFTER_DAYS", "0".into());
     cluster.run(&["keys", "destroy", "replies", "1"]).await;
-    let keys = data_keys(&cluster).await;
-    assert_eq!([&keys[4]["state"], &keys[4]["wrapped_by"]], [&json!("destroyed"), &Value::Null]);
+    let destroyed = key(&cluster, "replies", 1).await;
+    assert_eq!([&destroyed["state"], &destroyed["wrapped_by"]], [&json!("destroyed"), &Value::Null]);
 
     let events = cluster
         .rows("SELECT action, count(*) FROM change_events WHERE resource_type = 'data_key' GROUP BY 1 ORDER BY 1")
         .await;
-    let expected = [("add", 6), ("destroy", 1), ("retire", 1), ("rewrap", 6)];
+    let expected = [("add", 12), ("destroy", 1), ("retire", 1), ("rewrap", 12)];
     assert_eq!(events, expected.map(|(action, count)| (format!("data_key.{action}"), count)));
     secrets.are_kept(&cluster, 1).await;
     secrets.are_not_in("the metrics", caller.metrics().await.as_bytes());

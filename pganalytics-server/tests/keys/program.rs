@@ -1,5 +1,7 @@
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
+use pganalytics_core::random::{OsRandom, RandomExt};
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -34,6 +36,11 @@ pub(crate) async fn refused_with(cluster: &Cluster, arguments: &[&str], input: &
     let output = run_with(cluster, arguments, input).await;
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {output:?}");
     String::from_utf8(output.stderr).unwrap()
+}
+
+/// A random time, in milliseconds.
+pub(crate) fn between(least: u64, most: u64) -> Duration {
+    Duration::from_millis(least + OsRandom.next_u64() % (most - least))
 }
 
 /// The data keys as `keys status` shows them.

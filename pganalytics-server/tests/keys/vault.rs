@@ -8,7 +8,7 @@ use pganalytics_testkit::{Vault, vault, wait_until};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::caller::{ApiToken, Caller, is_to_be_tried_again};
+use crate::caller::{Caller, is_to_be_tried_again};
 use crate::cluster::{Cluster, LIMIT, client};
 use crate::leaks::Secrets;
 use crate::program::{data_keys, refused_with, run_with, succeed, tables};
@@ -67,10 +67,10 @@ async fn secrets(cluster: &Cluster, vault: &Vault) -> Secrets {
 
 /// Asks until a request that needs a key is refused, and says how long after `since` that was, and what the refusal says. Until
 /// then it must be served.
-async fn refused_after(caller: &Caller, token: &ApiToken, since: Instant) -> (Duration, String) {
+async fn refused_after(caller: &Caller, config: &str, since: Instant) -> (Duration, String) {
     loop {
         let asked = since.elapsed();
-        let response = caller.with_token(token).await;
+        let response = caller.read(config).await;
         assert_eq!(caller.without_key().await, StatusCode::OK, "what needs no key goes on");
         if response.status() != StatusCode::OK {
             return (asked, is_to_be_tried_again(response).await);
@@ -79,8 +79,8 @@ async fn refused_after(caller: &Caller, token: &ApiToken, since: Instant) -> (Du
     }
 }
 
-async fn works_again(caller: &Caller, token: &ApiToken) {
-    let works = wait_until(LIMIT, async || caller.with_token(token).await.status() == StatusCode::OK);
+async fn works_again(caller: &Caller, config: &str) {
+    let works = wait_until(LIMIT, async || caller.read(config).await.status() == StatusCode::OK);
     assert!(works.await, "without a restart");
 }
 
@@ -92,19 +92,20 @@ async fn vault_outage_fails_closed() {
     cluster.spawn_all(1).await;
     let caller = Caller::set_up(&cluster).await;
     let token = caller.make_token("before").await;
+    let config = caller.configure_a_collector(&cluster).await;
     let mut secrets = secrets(&cluster, &vault).await;
     secrets.text(token.text());
     secrets.text(caller.access_token());
 
     for outage in ["sealed", "paused", "killed"] {
-        caller.accepts(&token).await;
+        works_again(&caller, &config).await;
         let since = Instant::now();
         match outage {
             "sealed" => vault.seal().await,
             "paused" => vault.process().pause(),
             _ => vault.process().kill_9().await,
         }
-        let (after, error) = refused_after(&caller, &token, since).await;
+        let (after, error) = refused_after(&caller, &config, since).await;
         secrets.are_not_in("the refusal", error.as_bytes());
         println!("{outage}: refused after {after:?}");
         // The key may have been had this long before the outage began, and been used since.
@@ -129,7 +130,8 @@ async fn vault_outage_fails_closed() {
                 vault.unseal().await;
             }
         }
-        works_again(&caller, &token).await;
+        works_again(&caller, &config).await;
+        caller.accepts(&token).await;
         caller.replays(&token).await;
     }
     let during = caller.make_token("during").await;
@@ -199,7 +201,7 @@ async fn recovery_shares_restore_without_vault() {
     let output = run_with(&cluster, &restore, &format!("{}\n", shares[1..4].join("\n\n"))).await;
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains("3 data keys are wrapped by") && said.contains("signs from now on"), "{said}");
+    assert!(said.contains("6 data keys are wrapped by") && said.contains("signs from now on"), "{said}");
     cluster.restart_server(0).await;
     caller.accepts(&token).await;
     Caller::sign_in(&cluster).await.replays(&token).await;

@@ -125,6 +125,12 @@ impl LocalPostgres {
         self.binaries.major
     }
 
+    /// A program of the same installation, such as `pg_basebackup`. Whether it is installed is not looked at.
+    #[must_use]
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.binaries.postgres.with_file_name(name)
+    }
+
     /// The cluster's data folder, within the folder of the configuration.
     #[must_use]
     pub fn data_folder(&self) -> PathBuf {

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use pganalytics_core::ids::{AlertRuleId, UserId};
+use pganalytics_core::secret::SecretString;
 use serde_json::Value;
 use sqlx::{FromRow, PgConnection};
 use uuid::Uuid;
@@ -9,25 +10,25 @@ use uuid::Uuid;
 use super::columns::NullableUuid;
 use super::error::StoreError;
 use super::page::{Page, rows_before};
+use super::sealing::{AlertWebhook, ColumnSealer, NewValue, StoredValue};
 use super::text;
 
 /// A stored rule.
-#[derive(Clone, Debug, PartialEq, FromRow)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct AlertRule {
     /// Its id.
-    #[sqlx(try_from = "Uuid")]
     pub id: AlertRuleId,
     /// The number by which the older API names it.
     pub number: i64,
     /// Whose it is, while that user exists.
-    #[sqlx(try_from = "NullableUuid")]
     pub user_id: Option<UserId>,
     /// The number by which the older API names that user.
     pub user_number: Option<i64>,
     /// What it says.
-    #[sqlx(flatten)]
     pub definition: AlertRuleDefinition,
+    /// Where its alerts are posted to.
+    pub webhook: StoredValue<AlertWebhook>,
     /// Counts up with each change.
     pub version: i64,
     /// When it was made.
@@ -36,7 +37,7 @@ pub struct AlertRule {
     pub updated_at: DateTime<Utc>,
 }
 
-/// What a rule says.
+/// What a rule says, but for the address that its alerts are posted to, which is sealed.
 #[derive(Clone, Debug, PartialEq, FromRow)]
 pub struct AlertRuleDefinition {
     /// What people call it.
@@ -63,8 +64,6 @@ pub struct AlertRuleDefinition {
     pub notification_enabled: bool,
     /// Who is told and how, an array.
     pub notification_channels: Value,
-    /// Where it is posted to.
-    pub webhook_url: Option<String>,
     /// Whether it is looked at.
     pub is_enabled: bool,
     /// Whether it is left out for a while.
@@ -104,44 +103,77 @@ macro_rules! columns {
         "id, number, user_id, (SELECT users.number FROM users WHERE users.id = user_id) AS user_number, \
          name, description, rule_type, database_id, query_id, metric_name, condition, severity, \
          evaluation_interval_seconds, for_duration_seconds, notification_enabled, notification_channels, \
-         webhook_url, is_enabled, is_paused, version, created_at, updated_at"
+         webhook_url_sealed, is_enabled, is_paused, version, created_at, updated_at"
     };
 }
 
-/// Adds a rule.
+/// A rule to be made.
+#[derive(Debug)]
+pub struct NewAlertRule<'a> {
+    /// Its id.
+    pub id: AlertRuleId,
+    /// Whose it is.
+    pub user: Option<UserId>,
+    /// What it says.
+    pub definition: &'a AlertRuleDefinition,
+    /// Where its alerts are posted to.
+    pub webhook: Option<&'a NewValue<AlertWebhook>>,
+}
+
+/// Seals the address that the alerts of a rule are posted to.
+///
+/// # Errors
+/// When it contains U+0000, or the key cannot be had.
+pub async fn seal_webhook(
+    sealer: &ColumnSealer,
+    id: AlertRuleId,
+    url: &SecretString,
+) -> Result<NewValue<AlertWebhook>, StoreError> {
+    text::check([("webhook_url", Some(url.expose()))])?;
+    sealer.seal(id.0, url).await
+}
+
+/// Adds a rule, within a transaction.
 ///
 /// # Errors
 /// When a text contains U+0000, the user is gone, or PostgreSQL cannot answer.
 pub async fn create(
     connection: &mut PgConnection,
-    id: AlertRuleId,
-    user: Option<UserId>,
-    definition: &AlertRuleDefinition,
+    new: &NewAlertRule<'_>,
     now: DateTime<Utc>,
 ) -> Result<AlertRule, StoreError> {
-    check(definition)?;
+    check(new.definition)?;
     let created = sqlx::query_as(concat!(
         "INSERT INTO alert_rules \
              (id, user_id, created_at, updated_at, name, description, rule_type, database_id, query_id, \
               metric_name, condition, severity, evaluation_interval_seconds, for_duration_seconds, \
-              notification_enabled, notification_channels, webhook_url, is_enabled, is_paused) \
+              notification_enabled, notification_channels, is_enabled, is_paused, webhook_url_sealed) \
          VALUES ($1, $2, $3, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18) \
          RETURNING ",
         columns!()
     ))
-    .bind(id.0)
-    .bind(user.map(|id| id.0))
+    .bind(new.id.0)
+    .bind(new.user.map(|id| id.0))
     .bind(now);
-    Ok(bind(created, definition).fetch_one(connection).await?)
+    let created = bind(created, new.definition, new.webhook).fetch_one(&mut *connection).await?;
+    if let Some(webhook) = new.webhook {
+        webhook.write_plain(connection).await?;
+    }
+    Ok(created.into())
 }
 
 /// A rule by its id.
 ///
 /// # Errors
 /// When PostgreSQL cannot answer.
-pub async fn find(connection: &mut PgConnection, id: AlertRuleId) -> Result<Option<AlertRule>, StoreError> {
+pub async fn find(
+    connection: &mut PgConnection,
+    sealer: &ColumnSealer,
+    id: AlertRuleId,
+) -> Result<Option<AlertRule>, StoreError> {
     let found = sqlx::query_as(concat!("SELECT ", columns!(), " FROM alert_rules WHERE id = $1"));
-    Ok(found.bind(id.0).fetch_optional(connection).await?)
+    let found = found.bind(id.0).fetch_optional(&mut *connection).await?;
+    Ok(completed(connection, sealer, found.into_iter().collect()).await?.pop())
 }
 
 /// A rule by the number that the older API names it by.
@@ -150,10 +182,12 @@ pub async fn find(connection: &mut PgConnection, id: AlertRuleId) -> Result<Opti
 /// When PostgreSQL cannot answer.
 pub async fn find_by_number(
     connection: &mut PgConnection,
+    sealer: &ColumnSealer,
     number: i64,
 ) -> Result<Option<AlertRule>, StoreError> {
     let found = sqlx::query_as(concat!("SELECT ", columns!(), " FROM alert_rules WHERE number = $1"));
-    Ok(found.bind(number).fetch_optional(connection).await?)
+    let found = found.bind(number).fetch_optional(&mut *connection).await?;
+    Ok(completed(connection, sealer, found.into_iter().collect()).await?.pop())
 }
 
 /// The rules, oldest first, from the one after number `after`.
@@ -162,6 +196,7 @@ pub async fn find_by_number(
 /// When PostgreSQL cannot answer.
 pub async fn list(
     connection: &mut PgConnection,
+    sealer: &ColumnSealer,
     after: Option<i64>,
     limit: u32,
 ) -> Result<Vec<AlertRule>, StoreError> {
@@ -170,7 +205,8 @@ pub async fn list(
         columns!(),
         " FROM alert_rules WHERE number > $1 ORDER BY number LIMIT $2"
     ));
-    Ok(rows.bind(after.unwrap_or(0)).bind(i64::from(limit)).fetch_all(connection).await?)
+    let rows = rows.bind(after.unwrap_or(0)).bind(i64::from(limit)).fetch_all(&mut *connection).await?;
+    completed(connection, sealer, rows).await
 }
 
 /// Page `number`, from 1, of the rules, oldest first.
@@ -179,6 +215,7 @@ pub async fn list(
 /// When PostgreSQL cannot answer.
 pub async fn page(
     connection: &mut PgConnection,
+    sealer: &ColumnSealer,
     number: u32,
     size: u32,
 ) -> Result<Page<AlertRule>, StoreError> {
@@ -190,20 +227,21 @@ pub async fn page(
     ))
     .bind(i64::from(size))
     .bind(rows_before(number, size))
-    .fetch_all(connection)
+    .fetch_all(&mut *connection)
     .await?;
-    Ok(Page { rows, total })
+    Ok(Page { rows: completed(connection, sealer, rows).await?, total })
 }
 
-/// Changes a rule of which the caller has seen this version. `None` when it is gone or was changed since.
+/// Changes a rule as it was when the caller read it, within a transaction; without a new address for its alerts the one before
+/// stays. `None` when it is gone or was changed since.
 ///
 /// # Errors
 /// When a text contains U+0000, or PostgreSQL cannot answer.
 pub async fn update(
     connection: &mut PgConnection,
-    id: AlertRuleId,
-    version: i64,
+    before: &AlertRule,
     definition: &AlertRuleDefinition,
+    webhook: Option<&NewValue<AlertWebhook>>,
     now: DateTime<Utc>,
 ) -> Result<Option<AlertRule>, StoreError> {
     check(definition)?;
@@ -211,30 +249,83 @@ pub async fn update(
         "UPDATE alert_rules SET version = version + 1, updated_at = $3, name = $4, description = $5, \
              rule_type = $6, database_id = $7, query_id = $8, metric_name = $9, condition = $10, \
              severity = $11, evaluation_interval_seconds = $12, for_duration_seconds = $13, \
-             notification_enabled = $14, notification_channels = $15, webhook_url = $16, is_enabled = $17, \
-             is_paused = $18 \
+             notification_enabled = $14, notification_channels = $15, is_enabled = $16, is_paused = $17, \
+             webhook_url_sealed = coalesce($18, webhook_url_sealed) \
          WHERE id = $1 AND version = $2 RETURNING ",
         columns!()
     ))
-    .bind(id.0)
-    .bind(version)
+    .bind(before.id.0)
+    .bind(before.version)
     .bind(now);
-    Ok(bind(updated, definition).fetch_optional(connection).await?)
+    let updated = bind(updated, definition, webhook).fetch_optional(&mut *connection).await?;
+    let Some(updated) = updated else { return Ok(None) };
+    let mut rule = AlertRule::from(updated);
+    match webhook {
+        Some(webhook) => webhook.write_plain(connection).await?,
+        None => rule.webhook = before.webhook.clone(),
+    }
+    Ok(Some(rule))
 }
 
-/// Deletes a rule with all its alerts, and returns it as it was.
+/// Deletes a rule with all its alerts, and says whether there was one.
 ///
 /// # Errors
 /// When PostgreSQL cannot answer.
-pub async fn delete(connection: &mut PgConnection, id: AlertRuleId) -> Result<Option<AlertRule>, StoreError> {
-    let deleted = sqlx::query_as(concat!("DELETE FROM alert_rules WHERE id = $1 RETURNING ", columns!()));
-    Ok(deleted.bind(id.0).fetch_optional(connection).await?)
+pub async fn delete(connection: &mut PgConnection, id: AlertRuleId) -> Result<bool, StoreError> {
+    let deleted = sqlx::query("DELETE FROM alert_rules WHERE id = $1").bind(id.0).execute(connection).await?;
+    Ok(deleted.rows_affected() == 1)
 }
 
-type RuleQuery<'q> = sqlx::query::QueryAs<'q, sqlx::Postgres, AlertRule, sqlx::postgres::PgArguments>;
+#[derive(FromRow)]
+struct RuleRow {
+    id: Uuid,
+    number: i64,
+    #[sqlx(try_from = "NullableUuid")]
+    user_id: Option<UserId>,
+    user_number: Option<i64>,
+    #[sqlx(flatten)]
+    definition: AlertRuleDefinition,
+    webhook_url_sealed: Option<Vec<u8>>,
+    version: i64,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+impl From<RuleRow> for AlertRule {
+    fn from(row: RuleRow) -> Self {
+        Self {
+            id: AlertRuleId(row.id),
+            number: row.number,
+            user_id: row.user_id,
+            user_number: row.user_number,
+            definition: row.definition,
+            webhook: StoredValue::new(row.id, row.webhook_url_sealed),
+            version: row.version,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        }
+    }
+}
+
+async fn completed(
+    connection: &mut PgConnection,
+    sealer: &ColumnSealer,
+    rows: Vec<RuleRow>,
+) -> Result<Vec<AlertRule>, StoreError> {
+    let mut rules: Vec<AlertRule> = rows.into_iter().map(AlertRule::from).collect();
+    let mut webhooks: Vec<_> = rules.iter_mut().map(|rule| &mut rule.webhook).collect();
+    sealer.complete(connection, &mut webhooks).await?;
+    Ok(rules)
+}
+
+type RuleQuery<'q> = sqlx::query::QueryAs<'q, sqlx::Postgres, RuleRow, sqlx::postgres::PgArguments>;
 
 /// Binds `$4` to `$18`, which are the same for both writers.
-fn bind<'q>(query: RuleQuery<'q>, definition: &'q AlertRuleDefinition) -> RuleQuery<'q> {
+fn bind<'q>(
+    query: RuleQuery<'q>,
+    definition: &'q AlertRuleDefinition,
+    webhook: Option<&'q NewValue<AlertWebhook>>,
+) -> RuleQuery<'q> {
     query
         .bind(&definition.name)
         .bind(&definition.description)
@@ -248,9 +339,9 @@ fn bind<'q>(query: RuleQuery<'q>, definition: &'q AlertRuleDefinition) -> RuleQu
         .bind(definition.for_duration_seconds)
         .bind(definition.notification_enabled)
         .bind(&definition.notification_channels)
-        .bind(&definition.webhook_url)
         .bind(definition.is_enabled)
         .bind(definition.is_paused)
+        .bind(webhook.map(NewValue::sealed))
 }
 
 fn check(definition: &AlertRuleDefinition) -> Result<(), StoreError> {
@@ -258,7 +349,6 @@ fn check(definition: &AlertRuleDefinition) -> Result<(), StoreError> {
         ("name", Some(definition.name.as_str())),
         ("description", definition.description.as_deref()),
         ("metric_name", definition.metric_name.as_deref()),
-        ("webhook_url", definition.webhook_url.as_deref()),
     ])?;
     text::check_json("condition", &definition.condition)?;
     text::check_json("notification_channels", &definition.notification_channels)

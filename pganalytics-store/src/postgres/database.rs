@@ -16,6 +16,9 @@ use super::error::StoreError;
 /// would cost a round trip per request; never asking would hand out the dead ones after a restart of PostgreSQL.
 const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
+/// Tells the database that this program keeps sealed columns true by itself; the trigger of migration 006 asks for it.
+const SEALS: (&str, &str) = ("pganalytics.seals", "on");
+
 /// What is acknowledged must be on disk, whatever the role's or the database's settings say. Stronger settings than
 /// `on` stay.
 macro_rules! durable_commits {
@@ -64,7 +67,7 @@ impl Database {
     /// Outside a tokio runtime.
     pub fn new(config: &PostgresConfig) -> Result<Self, StoreError> {
         let direct_url = config.direct_url.as_ref().unwrap_or(&config.url);
-        let direct = parse(direct_url.expose(), &config.application_name)?;
+        let direct = parse(direct_url.expose(), &config.application_name)?.options([SEALS]);
         let mut pooled = parse(config.url.expose(), &config.application_name)?;
         let preamble = config.transaction_pooler.then(|| Arc::new(Preamble::new(config)));
         if preamble.is_some() {
@@ -72,7 +75,7 @@ impl Database {
             // looked for on a connection that never saw it.
             pooled = pooled.extra_float_digits(None).statement_cache_capacity(0);
         } else {
-            pooled = pooled.options(timeouts(config));
+            pooled = pooled.options(timeouts(config)).options([SEALS]);
         }
         let pool = PgPoolOptions::new()
             .max_connections(config.max_connections)
@@ -235,8 +238,10 @@ impl fmt::Debug for Database {
 
 impl Preamble {
     fn new(config: &PostgresConfig) -> Self {
+        let (seals, on) = SEALS;
+        let settings = timeouts(config).into_iter().chain([(seals, on.to_owned())]);
         let settings: String =
-            timeouts(config).iter().map(|(name, value)| format!("; SET LOCAL {name} = '{value}'")).collect();
+            settings.map(|(name, value)| format!("; SET LOCAL {name} = '{value}'")).collect();
         // Statements are prepared under names that another client of the same pooled connection may have used
         // before, and that sqlx without its cache never closes.
         Self {

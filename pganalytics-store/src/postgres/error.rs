@@ -1,7 +1,8 @@
 use std::error::Error;
 use std::fmt;
 
-use pganalytics_core::error::{BackendError, Retry};
+use pganalytics_core::error::{BackendError, PortError, Retry};
+use pganalytics_core::keys::FieldCipherError;
 use sqlx::postgres::PgDatabaseError;
 
 /// The name that errors of PostgreSQL carry as their backend.
@@ -16,7 +17,7 @@ const UNIQUE: &[(&str, &str)] = &[
     ("collectors_node_identity_key", "node identity"),
     ("registration_secrets_secret_hash_key", "registration secret"),
     ("api_tokens_pkey", "api token"),
-    ("api_tokens_digest_key", "api token"),
+    ("api_tokens_digest_index_key", "api token"),
 ];
 
 /// Why the store did not do what it was asked.
@@ -41,6 +42,9 @@ pub enum StoreError {
         /// The field, in the caller's words.
         field: &'static str,
     },
+    /// A value could not be sealed or opened.
+    #[error(transparent)]
+    Cipher(#[from] FieldCipherError),
     /// PostgreSQL could not answer.
     #[error(transparent)]
     Backend(#[from] BackendError),
@@ -50,6 +54,7 @@ impl StoreError {
     /// Whether the same call may succeed later.
     pub fn retry(&self) -> Retry {
         match self {
+            Self::Cipher(error) => error.retry(),
             Self::Backend(error) => error.retry,
             _ => Retry::Never,
         }
@@ -59,6 +64,9 @@ impl StoreError {
     pub fn into_backend(self) -> BackendError {
         match self {
             Self::Backend(error) => error,
+            Self::Cipher(error) => {
+                BackendError { backend: "field cipher", retry: error.retry(), source: Box::new(error) }
+            }
             other => BackendError::never(BACKEND, other),
         }
     }

@@ -5,7 +5,7 @@ use pganalytics_core::error::BackendError;
 use pganalytics_core::idempotency::{
     Claim, Fingerprint, FreshClaim, IdempotencyError, IdempotencyKey, IdempotencyStore, StoredResponse,
 };
-use sqlx::Connection;
+use sqlx::{Connection, PgConnection};
 use tokio::sync::oneshot;
 
 use super::database::Database;
@@ -45,6 +45,24 @@ impl PostgresIdempotency {
         connection.commit().await?;
         Ok(deleted.rows_affected())
     }
+}
+
+/// How many sealed replies begin with each mark of this length, in bytes.
+///
+/// # Errors
+/// When PostgreSQL cannot answer.
+pub async fn sealed_replies(
+    connection: &mut PgConnection,
+    mark: usize,
+) -> Result<Vec<(Vec<u8>, u64)>, StoreError> {
+    let found: Vec<(Vec<u8>, i64)> = sqlx::query_as(
+        "SELECT substring(body FROM 1 FOR $1), count(*) FROM idempotency_keys \
+         WHERE status IS NULL AND body IS NOT NULL AND expires_at > clock_timestamp() GROUP BY 1 ORDER BY 1",
+    )
+    .bind(i32::try_from(mark).unwrap_or(i32::MAX))
+    .fetch_all(connection)
+    .await?;
+    Ok(found.into_iter().map(|(mark, rows)| (mark, rows.unsigned_abs())).collect())
 }
 
 #[async_trait]

@@ -17,6 +17,7 @@ mod outbox_worker;
 mod page;
 mod refresh_token_store;
 mod revocation_feed;
+mod sealing;
 mod session_epoch_store;
 mod sessions;
 mod signing_key_store;
@@ -42,7 +43,7 @@ pub use config::PostgresConfig;
 pub use data_key_store::PostgresDataKeyStore;
 pub use database::{Database, DatabaseConnection};
 pub use error::StoreError;
-pub use idempotency::PostgresIdempotency;
+pub use idempotency::{PostgresIdempotency, sealed_replies};
 pub use leader::PostgresLeader;
 pub use migrate::{
     AppRole, Compatibility, MigrateError, MigrationEvent, MigrationReport, MigrationState, MigrationStatus,
@@ -56,6 +57,12 @@ pub use outbox_worker::{Deliver, OutboxWorker, OutboxWorkerConfig};
 pub use page::Page;
 pub use refresh_token_store::PostgresRefreshTokenStore;
 pub use revocation_feed::{RevocationFeed, RevocationFeedConfig};
+pub use sealing::{
+    AlertWebhook, ApiTokenDigest, ColumnSealer, ColumnSurvey, ConfigText, EncryptionEvent,
+    EncryptionMigrationError, EncryptionMigrator, EncryptionPhase, EncryptionStep, EncryptionSurvey, KeyUse,
+    NewValue, Pace, Reencrypted, Reencryption, ReencryptionEvent, Remains, StoredColumn, StoredValue,
+    UserPassword, key_use,
+};
 pub use session_epoch_store::PostgresSessionEpochs;
 pub use sessions::{EndedSessions, PostgresSessionStore};
 pub use signing_key_store::PostgresSigningKeyStore;

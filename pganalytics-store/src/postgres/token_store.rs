@@ -6,21 +6,23 @@ use pganalytics_core::clock::Clock;
 use pganalytics_core::ids::{ApiTokenId, UserId};
 use pganalytics_core::tokens::{ApiToken, NewApiToken, TokenDigest, TokenStore, TokenStoreError};
 
-use super::api_tokens;
+use super::api_tokens::{self, SealedToken, SoughtToken};
 use super::database::Database;
 use super::error::StoreError;
+use super::sealing::ColumnSealer;
 
-/// The API tokens in the table `api_tokens`. Each belongs to a row of `users` and goes with it.
+/// The API tokens in the table `api_tokens`, by digests that are sealed. Each belongs to a row of `users` and goes with it.
 #[derive(Clone, Debug)]
 pub struct PostgresTokenStore {
     database: Database,
+    sealer: ColumnSealer,
     clock: Arc<dyn Clock>,
 }
 
 impl PostgresTokenStore {
     /// On a migrated database.
-    pub fn new(database: Database, clock: Arc<dyn Clock>) -> Self {
-        Self { database, clock }
+    pub fn new(database: Database, sealer: ColumnSealer, clock: Arc<dyn Clock>) -> Self {
+        Self { database, sealer, clock }
     }
 }
 
@@ -31,19 +33,21 @@ impl TokenStore for PostgresTokenStore {
     }
 
     async fn insert(&self, new: &NewApiToken) -> Result<ApiToken, TokenStoreError> {
-        let mut connection = self.database.write().await?;
-        let token = match api_tokens::create(&mut connection, new, self.clock.now()).await {
+        let sealed = SealedToken::seal(&self.sealer, new).await?;
+        let mut transaction = self.database.begin().await?;
+        let token = match api_tokens::create(&mut transaction, &sealed, self.clock.now()).await {
             Err(StoreError::MissingReference { .. }) => {
                 return Err(TokenStoreError::UnknownUser { id: new.user });
             }
             created => created?,
         };
-        connection.commit().await?;
+        transaction.commit().await.map_err(StoreError::from)?;
         Ok(token)
     }
 
     async fn find(&self, digest: &TokenDigest) -> Result<Option<ApiToken>, TokenStoreError> {
-        Ok(api_tokens::find(&mut *self.database.read().await?, digest, self.clock.now()).await?)
+        let sought = SoughtToken::of(&self.sealer, digest).await?;
+        Ok(api_tokens::find(&mut *self.database.read().await?, &sought, self.clock.now()).await?)
     }
 
     async fn list(&self, user: UserId) -> Result<Vec<ApiToken>, TokenStoreError> {

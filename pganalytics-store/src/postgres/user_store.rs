@@ -11,19 +11,21 @@ use pganalytics_core::users::{
 
 use super::database::Database;
 use super::error::StoreError;
-use super::users;
+use super::sealing::ColumnSealer;
+use super::users::{self, SealedUser};
 
-/// The users in the table `users`, which the functions of [`users`] administer.
+/// The users in the table `users`, which the functions of [`users`] administer. Their passwords are sealed.
 #[derive(Clone, Debug)]
 pub struct PostgresUserStore {
     database: Database,
+    sealer: ColumnSealer,
     clock: Arc<dyn Clock>,
 }
 
 impl PostgresUserStore {
     /// On a migrated database.
-    pub fn new(database: Database, clock: Arc<dyn Clock>) -> Self {
-        Self { database, clock }
+    pub fn new(database: Database, sealer: ColumnSealer, clock: Arc<dyn Clock>) -> Self {
+        Self { database, sealer, clock }
     }
 }
 
@@ -34,9 +36,10 @@ impl UserStore for PostgresUserStore {
     }
 
     async fn insert(&self, new: &NewUser) -> Result<User, UserStoreError> {
-        let mut connection = self.database.write().await?;
-        let user = users::create(&mut connection, new, self.clock.now()).await?;
-        connection.commit().await?;
+        let sealed = SealedUser::seal(&self.sealer, new).await?;
+        let mut transaction = self.database.begin().await?;
+        let user = users::create(&mut transaction, &sealed, self.clock.now()).await?;
+        transaction.commit().await.map_err(StoreError::from)?;
         Ok(user)
     }
 
@@ -49,7 +52,9 @@ impl UserStore for PostgresUserStore {
     }
 
     async fn credential(&self, username: &Username) -> Result<Option<LocalCredential>, UserStoreError> {
-        Ok(users::credential(&mut *self.database.read().await?, username).await?)
+        let found = users::credential(&mut *self.database.read().await?, &self.sealer, username).await?;
+        let Some(credential) = found else { return Ok(None) };
+        Ok(Some(credential.open(&self.sealer).await?))
     }
 
     async fn replace_password(
@@ -58,9 +63,15 @@ impl UserStore for PostgresUserStore {
         expected: &PasswordHash,
         new: &PasswordHash,
     ) -> Result<bool, UserStoreError> {
-        let mut connection = self.database.write().await?;
-        let replaced = users::replace_password(&mut connection, id, expected, new).await?;
-        connection.commit().await?;
+        let new = users::seal_password(&self.sealer, id, new).await?;
+        let stored = users::password(&mut *self.database.read().await?, &self.sealer, id).await?;
+        let Some(stored) = stored else { return Ok(false) };
+        if self.sealer.open(&stored).await?.as_ref() != Some(expected) {
+            return Ok(false);
+        }
+        let mut transaction = self.database.begin().await?;
+        let replaced = users::replace_password(&mut transaction, &stored, &new).await?;
+        transaction.commit().await.map_err(StoreError::from)?;
         Ok(replaced)
     }
 
@@ -79,8 +90,9 @@ impl UserStore for PostgresUserStore {
         identity: &ExternalIdentity,
         new: &NewUser,
     ) -> Result<ProvisionedUser, UserStoreError> {
+        let sealed = SealedUser::seal(&self.sealer, new).await?;
         let mut transaction = self.database.begin().await?;
-        let provisioned = users::provision(&mut transaction, identity, new, self.clock.now()).await?;
+        let provisioned = users::provision(&mut transaction, identity, &sealed, self.clock.now()).await?;
         transaction.commit().await.map_err(StoreError::from)?;
         Ok(provisioned)
     }

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use pganalytics_core::error::BackendError;
 use pganalytics_core::ids::UserId;
+use pganalytics_core::keys::Sealed;
 use pganalytics_core::users::{
     ExternalIdentity, LocalCredential, NewUser, PasswordHash, ProvisionedUser, Role, User, Username,
 };
@@ -11,6 +12,7 @@ use uuid::Uuid;
 
 use super::error::StoreError;
 use super::page::{Page, rows_before};
+use super::sealing::{ColumnSealer, NewValue, StoredValue, UserPassword};
 use super::text;
 
 /// What an administrator may change.
@@ -24,6 +26,60 @@ pub struct UserChanges<'a> {
     pub role: Role,
     /// Whether the user may sign in.
     pub is_active: bool,
+}
+
+/// A user to be made, whose password is sealed already.
+#[derive(Debug)]
+pub struct SealedUser<'a> {
+    new: &'a NewUser,
+    password: Option<NewValue<UserPassword>>,
+}
+
+/// User and password as they lie in the database.
+#[derive(Debug)]
+pub struct StoredCredential {
+    /// The user.
+    pub user: User,
+    /// The hash of the password.
+    pub password: StoredValue<UserPassword>,
+}
+
+impl<'a> SealedUser<'a> {
+    /// Seals the password of a new user. To be done before the transaction begins, since it may ask a key service.
+    ///
+    /// # Errors
+    /// When the hash contains U+0000, or the key cannot be had.
+    pub async fn seal(sealer: &ColumnSealer, new: &'a NewUser) -> Result<Self, StoreError> {
+        let password = match &new.password_hash {
+            Some(hash) => Some(seal_password(sealer, new.id, hash).await?),
+            None => None,
+        };
+        Ok(Self { new, password })
+    }
+}
+
+/// Seals the password of a user.
+///
+/// # Errors
+/// When the hash contains U+0000, or the key cannot be had.
+pub async fn seal_password(
+    sealer: &ColumnSealer,
+    id: UserId,
+    hash: &PasswordHash,
+) -> Result<NewValue<UserPassword>, StoreError> {
+    text::check([("password_hash", Some(hash.expose()))])?;
+    sealer.seal(id.0, hash).await
+}
+
+impl StoredCredential {
+    /// Opens the hash of the password.
+    ///
+    /// # Errors
+    /// When it does not open, or the key cannot be had.
+    pub async fn open(self, sealer: &ColumnSealer) -> Result<LocalCredential, StoreError> {
+        let hash = sealer.open(&self.password).await?;
+        Ok(LocalCredential::new(self.user, hash))
+    }
 }
 
 #[derive(FromRow)]
@@ -47,7 +103,7 @@ struct UserRow {
 struct CredentialRow {
     #[sqlx(flatten)]
     user: UserRow,
-    password_hash: Option<String>,
+    password_hash_sealed: Option<Vec<u8>>,
 }
 
 macro_rules! columns {
@@ -57,24 +113,24 @@ macro_rules! columns {
     };
 }
 
-/// Adds a user.
+/// Adds a user, within a transaction.
 ///
 /// # Errors
 /// [`StoreError::Conflict`] when the id, the username or the mail address is taken; when a text contains U+0000, or
 /// PostgreSQL cannot answer.
 pub async fn create(
     connection: &mut PgConnection,
-    new: &NewUser,
+    user: &SealedUser<'_>,
     now: DateTime<Utc>,
 ) -> Result<User, StoreError> {
+    let SealedUser { new, password } = user;
     text::check([
         ("username", Some(new.username.as_str())),
         ("email", new.email.as_deref()),
         ("full_name", new.full_name.as_deref()),
-        ("password_hash", new.password_hash.as_ref().map(PasswordHash::expose)),
     ])?;
     let number = sqlx::query_scalar(
-        "INSERT INTO users (id, username, username_key, email, email_key, full_name, role, password_hash, \
+        "INSERT INTO users (id, username, username_key, email, email_key, full_name, role, password_hash_sealed, \
              password_changed, is_protected, created_at, updated_at) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $11) RETURNING number",
     )
@@ -85,12 +141,15 @@ pub async fn create(
     .bind(new.email.as_deref().map(fold_email))
     .bind(&new.full_name)
     .bind(new.role.as_str())
-    .bind(new.password_hash.as_ref().map(PasswordHash::expose))
+    .bind(password.as_ref().map(NewValue::sealed))
     .bind(new.password_changed)
     .bind(new.is_protected)
     .bind(now)
-    .fetch_one(connection)
+    .fetch_one(&mut *connection)
     .await?;
+    if let Some(password) = password {
+        password.write_plain(connection).await?;
+    }
     Ok(User::created(new, number, now))
 }
 
@@ -100,7 +159,7 @@ pub async fn create(
 /// When a text contains U+0000, or PostgreSQL cannot answer.
 pub async fn create_first(
     connection: &mut PgConnection,
-    new: &NewUser,
+    new: &SealedUser<'_>,
     now: DateTime<Utc>,
 ) -> Result<Option<User>, StoreError> {
     // Held until the transaction ends, so that the count is true until then. The number means nothing.
@@ -159,21 +218,47 @@ pub async fn find_by_identity(
     optional(found.bind(&identity.provider).bind(&identity.subject).fetch_optional(connection).await?)
 }
 
-/// User and password hash by name, in whatever case.
+/// User and password by name, in whatever case.
 ///
 /// # Errors
 /// When PostgreSQL cannot answer.
 pub async fn credential(
     connection: &mut PgConnection,
+    sealer: &ColumnSealer,
     username: &Username,
-) -> Result<Option<LocalCredential>, StoreError> {
-    let found: Option<CredentialRow> =
-        sqlx::query_as(concat!("SELECT ", columns!(), ", password_hash FROM users WHERE username_key = $1"))
-            .bind(username.folded())
-            .fetch_optional(connection)
-            .await?;
+) -> Result<Option<StoredCredential>, StoreError> {
+    let found: Option<CredentialRow> = sqlx::query_as(concat!(
+        "SELECT ",
+        columns!(),
+        ", password_hash_sealed FROM users WHERE username_key = $1"
+    ))
+    .bind(username.folded())
+    .fetch_optional(&mut *connection)
+    .await?;
     let Some(row) = found else { return Ok(None) };
-    Ok(Some(LocalCredential::new(row.user.try_into()?, row.password_hash.map(PasswordHash::new))))
+    let mut password = StoredValue::new(row.user.id, row.password_hash_sealed);
+    sealer.complete(connection, &mut [&mut password]).await?;
+    Ok(Some(StoredCredential { user: row.user.try_into()?, password }))
+}
+
+/// The password of a user; `None` if there is no such user.
+///
+/// # Errors
+/// When PostgreSQL cannot answer.
+pub async fn password(
+    connection: &mut PgConnection,
+    sealer: &ColumnSealer,
+    id: UserId,
+) -> Result<Option<StoredValue<UserPassword>>, StoreError> {
+    let found: Option<(Option<Vec<u8>>,)> =
+        sqlx::query_as("SELECT password_hash_sealed FROM users WHERE id = $1")
+            .bind(id.0)
+            .fetch_optional(&mut *connection)
+            .await?;
+    let Some((sealed,)) = found else { return Ok(None) };
+    let mut password = StoredValue::new(id.0, sealed);
+    sealer.complete(connection, &mut [&mut password]).await?;
+    Ok(Some(password))
 }
 
 /// The users, oldest first, from the one after number `after`.
@@ -283,49 +368,52 @@ pub async fn is_another_admin_active(connection: &mut PgConnection, id: UserId) 
     Ok(sqlx::query_scalar(others).bind(id.0).fetch_one(connection).await?)
 }
 
-/// Gives a user another password, whatever the one before; `false` if there is no such user.
+/// Gives a user another password, whatever the one before, within a transaction; `false` if there is no such user.
 ///
 /// # Errors
-/// When the hash contains U+0000, or PostgreSQL cannot answer.
+/// When PostgreSQL cannot answer.
 pub async fn set_password(
     connection: &mut PgConnection,
-    id: UserId,
-    hash: &PasswordHash,
+    password: &NewValue<UserPassword>,
     chosen_by_user: bool,
     now: DateTime<Utc>,
 ) -> Result<bool, StoreError> {
-    text::check([("password_hash", Some(hash.expose()))])?;
     let set = sqlx::query(
-        "UPDATE users SET password_hash = $2, password_changed = $3, version = version + 1, updated_at = $4 \
+        "UPDATE users SET password_hash_sealed = $2, password_changed = $3, version = version + 1, updated_at = $4 \
          WHERE id = $1",
     )
-    .bind(id.0)
-    .bind(hash.expose())
+    .bind(password.row())
+    .bind(password.sealed())
     .bind(chosen_by_user)
     .bind(now)
-    .execute(connection)
+    .execute(&mut *connection)
     .await?;
+    password.write_plain(connection).await?;
     Ok(set.rows_affected() == 1)
 }
 
-/// Replaces the hash of the same password if it is still `expected`; `false` if it is not.
+/// Replaces the hash of the same password, within a transaction, if the stored one is still `expected`; `false` if it is not. One
+/// that is not sealed yet is left alone: a server of before may be changing it.
 ///
 /// # Errors
-/// When the new hash contains U+0000, or PostgreSQL cannot answer.
+/// When PostgreSQL cannot answer.
 pub async fn replace_password(
     connection: &mut PgConnection,
-    id: UserId,
-    expected: &PasswordHash,
-    new: &PasswordHash,
+    expected: &StoredValue<UserPassword>,
+    new: &NewValue<UserPassword>,
 ) -> Result<bool, StoreError> {
-    text::check([("password_hash", Some(new.expose()))])?;
-    let replaced = sqlx::query("UPDATE users SET password_hash = $3 WHERE id = $1 AND password_hash = $2")
-        .bind(id.0)
-        .bind(expected.expose())
-        .bind(new.expose())
-        .execute(connection)
-        .await?;
-    Ok(replaced.rows_affected() == 1)
+    let replaced =
+        sqlx::query("UPDATE users SET password_hash_sealed = $3 WHERE id = $1 AND password_hash_sealed = $2")
+            .bind(new.row())
+            .bind(expected.sealed().map(Sealed::as_bytes))
+            .bind(new.sealed())
+            .execute(&mut *connection)
+            .await?;
+    if replaced.rows_affected() == 0 {
+        return Ok(false);
+    }
+    new.write_plain(connection).await?;
+    Ok(true)
 }
 
 /// Records a successful sign-in, never backwards.
@@ -345,7 +433,7 @@ pub async fn record_sign_in(
     Ok(())
 }
 
-/// The user that is linked to the identity, made from `new` if there is none.
+/// The user that is linked to the identity, made if there is none.
 ///
 /// # Errors
 /// [`StoreError::Conflict`] when the name or the mail address of the new user is taken: nobody is linked to an
@@ -353,7 +441,7 @@ pub async fn record_sign_in(
 pub async fn provision(
     connection: &mut PgConnection,
     identity: &ExternalIdentity,
-    new: &NewUser,
+    user: &SealedUser<'_>,
     now: DateTime<Utc>,
 ) -> Result<ProvisionedUser, StoreError> {
     if let Some(known) = find_by_identity(connection, identity).await? {
@@ -365,9 +453,9 @@ pub async fn provision(
         .await?;
     // Claiming the identity first lets concurrent calls wait here for the one that creates, instead of failing
     // on its user's name.
-    let claimed = insert_identity(&mut transaction, new.id, identity, now).await?;
+    let claimed = insert_identity(&mut transaction, user.new.id, identity, now).await?;
     let provisioned = if claimed {
-        ProvisionedUser::Created(create(&mut transaction, new, now).await?)
+        ProvisionedUser::Created(create(&mut transaction, user, now).await?)
     } else {
         let known = find_by_identity(&mut transaction, identity).await?;
         ProvisionedUser::Known(known.ok_or_else(|| corrupt("an identity without its user"))?)

@@ -1,12 +1,17 @@
 use pganalytics_core::ids::CollectorId;
-use pganalytics_store::postgres::StoreError;
-use pganalytics_store::postgres::collector_config;
+use pganalytics_core::random::{OsRandom, RandomExt};
+use pganalytics_core::secret::SecretString;
+use pganalytics_core::testing::ManualClock;
+use pganalytics_store::postgres::collector_config::{self, CollectorConfig};
 use pganalytics_store::postgres::collectors::{
     self, Collector, CollectorChanges, CollectorStatus, Registered, Registration, Sighting,
 };
+use pganalytics_store::postgres::{ColumnSealer, StoreError};
+use sqlx::PgConnection;
 
 use crate::common::migrated;
 use crate::samples::{HOSTILE, a_user, at, uuid};
+use crate::sealing::sealer;
 
 fn id(number: u128) -> CollectorId {
     CollectorId(uuid(number))
@@ -195,6 +200,7 @@ async fn collector_update_needs_the_current_version() {
 #[tokio::test]
 async fn hostile_text_of_a_collector_comes_back_verbatim() {
     let Some((_test, database)) = migrated().await else { return };
+    let sealer = sealer().await;
     let connection = &mut *database.read().await.unwrap();
     for (number, text) in (1_u128..).zip(HOSTILE) {
         let hostile = Registration {
@@ -209,8 +215,9 @@ async fn hostile_text_of_a_collector_comes_back_verbatim() {
         let found = collectors::find(connection, made.id).await.unwrap().unwrap();
         assert_eq!(found, made);
         assert_eq!((found.name.as_str(), found.node_identity.as_deref()), (text, Some(text)));
-        let config = collector_config::put_next(connection, made.id, text, None, at(0)).await.unwrap();
-        assert_eq!(config.unwrap().text, text);
+        configure(connection, &sealer, made.id, text).await.unwrap();
+        let config = collector_config::latest(connection, &sealer, made.id).await.unwrap().unwrap();
+        assert_eq!(opened(&sealer, &config).await, text);
     }
 }
 
@@ -236,7 +243,8 @@ async fn nul_in_a_collector_is_refused_with_its_field() {
     let refused =
         collectors::touch(connection, id(1), &Sighting { address: Some("\0"), ..sighting(1) }).await;
     assert!(matches!(refused, Err(StoreError::InvalidText { field: "address" })));
-    let refused = collector_config::put_next(connection, id(1), "a\0b", None, at(0)).await;
+    let text = SecretString::new("a\0b");
+    let refused = collector_config::seal_text(&sealer().await, uuid(1), &text).await;
     assert!(matches!(refused, Err(StoreError::InvalidText { field: "config" })));
 }
 
@@ -244,42 +252,58 @@ async fn nul_in_a_collector_is_refused_with_its_field() {
 async fn config_versions_follow_each_other_and_stay() {
     let Some((_test, database)) = migrated().await else { return };
     let connection = &mut *database.read().await.unwrap();
+    let sealer = sealer().await;
     new(collectors::register(connection, &registration(1, None), at(0)).await.unwrap());
     let author = a_user(connection).await;
-    assert_eq!(collector_config::latest(connection, id(1)).await.unwrap(), None);
+    assert_eq!(collector_config::latest(connection, &sealer, id(1)).await.unwrap(), None);
     for (version, text) in [(1, "a = 1"), (2, "a = 2"), (3, "a = 1")] {
-        let stored = collector_config::put_next(connection, id(1), text, Some(author), at(version)).await;
-        let stored = stored.unwrap().unwrap();
-        assert_eq!((stored.version, stored.created_by), (version, Some(author)));
-        assert_eq!(collector_config::latest(connection, id(1)).await.unwrap(), Some(stored));
+        let text = SecretString::new(text);
+        let sealed = collector_config::seal_text(&sealer, uuid(100 + version as u128), &text).await.unwrap();
+        let stored =
+            collector_config::put_next(connection, id(1), &sealed, Some(author), at(version)).await.unwrap();
+        assert_eq!(stored, Some(version));
+        let latest = collector_config::latest(connection, &sealer, id(1)).await.unwrap().unwrap();
+        assert_eq!((latest.version, latest.created_by), (version, Some(author)));
+        assert_eq!(opened(&sealer, &latest).await, text.expose());
     }
-    let second = collector_config::find(connection, id(1), 2).await.unwrap().unwrap();
-    assert_eq!((second.text.as_str(), second.created_at), ("a = 2", at(2)));
-    assert_eq!(collector_config::find(connection, id(1), 4).await.unwrap(), None);
-    let history = collector_config::list(connection, id(1), Some(3), 10).await.unwrap();
+    let history = collector_config::list(connection, &sealer, id(1), Some(3), 10).await.unwrap();
     assert_eq!(history.iter().map(|config| config.version).collect::<Vec<_>>(), [2, 1]);
+    assert_eq!((opened(&sealer, &history[0]).await.as_str(), history[0].created_at), ("a = 2", at(2)));
     assert_eq!(collectors::find(connection, id(1)).await.unwrap().unwrap().config_version, 3);
-    assert_eq!(collector_config::put_next(connection, id(9), "", None, at(0)).await.unwrap(), None);
+    assert_eq!(configure(connection, &sealer, id(9), "").await.unwrap(), None);
 }
 
 #[tokio::test]
 async fn concurrent_configs_get_a_version_each() {
     let Some((_test, database)) = migrated().await else { return };
     let connection = &mut *database.read().await.unwrap();
+    let sealer = sealer().await;
     new(collectors::register(connection, &registration(1, None), at(0)).await.unwrap());
     let calls = (0..4).map(|_| {
-        let database = database.clone();
+        let (database, sealer) = (database.clone(), sealer.clone());
         tokio::spawn(async move {
             let mut connection = database.write().await.unwrap();
-            collector_config::put_next(&mut connection, id(1), "x", None, at(0))
-                .await
-                .unwrap()
-                .unwrap()
-                .version
+            configure(&mut connection, &sealer, id(1), "x").await.unwrap().unwrap()
         })
     });
     let mut versions: Vec<i64> =
         futures::future::join_all(calls).await.into_iter().map(|call| call.unwrap()).collect();
     versions.sort_unstable();
     assert_eq!(versions, [1, 2, 3, 4]);
+}
+
+/// Stores a text as the next version.
+async fn configure(
+    connection: &mut PgConnection,
+    sealer: &ColumnSealer,
+    collector: CollectorId,
+    text: &str,
+) -> Result<Option<i64>, StoreError> {
+    let row = OsRandom.uuid_v7(&ManualClock::new());
+    let sealed = collector_config::seal_text(sealer, row, &SecretString::new(text)).await?;
+    collector_config::put_next(connection, collector, &sealed, None, at(0)).await
+}
+
+async fn opened(sealer: &ColumnSealer, config: &CollectorConfig) -> String {
+    sealer.open(&config.text).await.unwrap().unwrap().expose().to_owned()
 }

@@ -7,10 +7,11 @@ use pganalytics_core::testing::token_store::TokenStoreFixture;
 use pganalytics_core::testing::{ManualClock, Subject};
 use pganalytics_core::tokens::TokenStore;
 use pganalytics_core::users::UserStore;
-use pganalytics_store::postgres::{PostgresSigningKeyStore, PostgresTokenStore, PostgresUserStore, users};
+use pganalytics_store::postgres::{PostgresSigningKeyStore, PostgresTokenStore, PostgresUserStore};
 
 use crate::common::migrated;
-use crate::samples::{at, new_user};
+use crate::samples::{create_user, new_user};
+use crate::sealing::sealer;
 
 mod user_store {
     use super::*;
@@ -18,7 +19,8 @@ mod user_store {
     async fn postgres() -> Option<Subject<dyn UserStore>> {
         let (test, database) = migrated().await?;
         let clock = ManualClock::new();
-        let store: Arc<dyn UserStore> = Arc::new(PostgresUserStore::new(database, Arc::new(clock.clone())));
+        let store: Arc<dyn UserStore> =
+            Arc::new(PostgresUserStore::new(database, sealer().await, Arc::new(clock.clone())));
         Some(Subject::manual(store, clock).keeping(test))
     }
 
@@ -34,10 +36,11 @@ mod token_store {
         let mut owners = Vec::new();
         for (number, name) in [(1, "owner"), (2, "stranger")] {
             let mut connection = database.write().await.unwrap();
-            owners.push(users::create(&mut connection, &new_user(number, name), at(0)).await.unwrap().id);
+            owners.push(create_user(&mut connection, &new_user(number, name)).await.unwrap().id);
             connection.commit().await.unwrap();
         }
-        let store: Arc<dyn TokenStore> = Arc::new(PostgresTokenStore::new(database, Arc::new(clock.clone())));
+        let store: Arc<dyn TokenStore> =
+            Arc::new(PostgresTokenStore::new(database, sealer().await, Arc::new(clock.clone())));
         let subject = Subject::manual(store, clock).keeping(test);
         Some(TokenStoreFixture::new(subject, [owners[0], owners[1]]))
     }

@@ -70,10 +70,11 @@ async fn each_change_leaves_an_event_that_shows_no_key() {
 }
 
 #[tokio::test]
-async fn keys_are_not_dropped_with_their_table() {
+async fn keys_of_other_programs_are_not_dropped_with_their_table() {
     let Some((_test, database)) = migrated().await else { return };
     let store = store_on(&database, &ManualClock::new());
-    assert!(store.add(&NewDataKey::new(id(1), wrapping(1), at(0))).await.unwrap());
+    let theirs = DataKeyId::new("customers.index", DataKeyVersion(1));
+    assert!(store.add(&NewDataKey::new(theirs, wrapping(1), at(0))).await.unwrap());
     let error = Migrator::new().down(&database, 5).await.unwrap_err();
     assert!(
         matches!(&error, MigrateError::Failed { file, .. } if file == "006_encryption.down.sql"),

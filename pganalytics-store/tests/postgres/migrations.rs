@@ -59,7 +59,6 @@ const DATA: &str = "
     INSERT INTO collectors (id, name, hostname, status, registration_secret_id, created_at, updated_at)
         VALUES ('00000000-0000-7000-8000-000000000003', 'c', 'h', 'registered',
                 '00000000-0000-7000-8000-000000000002', now(), now());
-    INSERT INTO collector_config VALUES ('00000000-0000-7000-8000-000000000003', 1, '', NULL, now());
     INSERT INTO alert_rules (id, name, rule_type, condition, severity, created_at, updated_at)
         VALUES ('00000000-0000-7000-8000-000000000004', 'r', 'threshold', '{}', 'low', now(), now());
     INSERT INTO alerts (id, rule_id, collector_id, status, severity, triggered_at)

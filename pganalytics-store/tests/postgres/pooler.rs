@@ -13,12 +13,13 @@ use pganalytics_core::users::UserStore;
 use pganalytics_store::postgres::change_events::ChangeEvent;
 use pganalytics_store::postgres::{
     Begun, Compatibility, Database, Migrator, PostgresConfig, PostgresSessionStore, PostgresUserStore,
-    UnitOfWork, UnitOfWorkLimits, users,
+    UnitOfWork, UnitOfWorkLimits,
 };
 use pganalytics_testkit::{Child, TestDatabase, free_port, missing, wait_until};
 
 use crate::common::migrated;
-use crate::samples::{at, new_user, uuid};
+use crate::samples::{at, create_user, new_user, uuid};
+use crate::sealing::sealer;
 
 const SERVER_CONNECTIONS: usize = 2;
 
@@ -81,9 +82,10 @@ async fn everything_works_behind_a_transaction_pooler() {
     assert_eq!(Migrator::new().check_compatible(&database).await.unwrap(), Compatibility::Ready);
     assert!(Migrator::new().up(&database, None).await.unwrap().files.is_empty());
 
+    let sealer = sealer().await;
     // More clients than server connections, so that each statement may meet another client's leavings.
     let clients = (0..4 * SERVER_CONNECTIONS as u128).map(|client| {
-        let store = PostgresUserStore::new(database.clone(), Arc::new(ManualClock::new()));
+        let store = PostgresUserStore::new(database.clone(), sealer.clone(), Arc::new(ManualClock::new()));
         tokio::spawn(async move {
             for number in 0..20 {
                 let new = new_user(client * 1_000 + number, &format!("user {client} {number}"));
@@ -140,7 +142,7 @@ async fn make_user(database: &Database, number: u128) {
         let claim = Some((&key, &fingerprint));
         match UnitOfWork::begin(database, claim, UnitOfWorkLimits::default()).await.unwrap() {
             Begun::Fresh(mut unit) => {
-                users::create(unit.connection(), &new_user(number, &name), at(0)).await.unwrap();
+                create_user(unit.connection(), &new_user(number, &name)).await.unwrap();
                 let (id, resource) = (EventId(uuid(number)), Resource::new("user", &name));
                 let action = "user.create".parse().unwrap();
                 unit.record(ChangeEvent::new(id, at(0), Actor::system("test"), action, resource));

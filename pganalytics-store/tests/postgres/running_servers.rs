@@ -12,6 +12,8 @@ fn server(number: u128, heartbeat: i64) -> RunningServer {
         phase: "serving".into(),
         started_at: at(0),
         heartbeat_at: at(heartbeat),
+        encryption_phase: None,
+        data_keys_known: None,
     }
 }
 
@@ -22,7 +24,12 @@ async fn servers_are_seen_while_their_hearts_beat() {
     for server in [server(1, 10), server(2, 20), server(3, 30)] {
         running_servers::report(connection, &server).await.unwrap();
     }
-    let draining = RunningServer { phase: "draining".into(), ..server(1, 25) };
+    let draining = RunningServer {
+        phase: "draining".into(),
+        encryption_phase: Some("final".into()),
+        data_keys_known: Some(7),
+        ..server(1, 25)
+    };
     running_servers::report(connection, &draining).await.unwrap();
     assert_eq!(running_servers::list(connection, at(21)).await.unwrap(), [draining, server(3, 30)]);
     assert_eq!(running_servers::sweep(connection, at(21)).await.unwrap(), 1);

@@ -1,9 +1,12 @@
 use chrono::{DateTime, Duration, Utc};
 use pganalytics_core::ids::UserId;
-use pganalytics_core::users::{NewUser, Role};
-use pganalytics_store::postgres::users;
+use pganalytics_core::users::{NewUser, Role, User};
+use pganalytics_store::postgres::StoreError;
+use pganalytics_store::postgres::users::{self, SealedUser};
 use sqlx::PgConnection;
 use uuid::Uuid;
+
+use crate::sealing::sealer;
 
 /// Texts that break what puts values into statements by hand, and one of every kind of character.
 pub(crate) const HOSTILE: [&str; 6] = [
@@ -30,5 +33,11 @@ pub(crate) fn new_user(number: u128, name: &str) -> NewUser {
 }
 
 pub(crate) async fn a_user(connection: &mut PgConnection) -> UserId {
-    users::create(connection, &new_user(7_000, "somebody"), at(0)).await.unwrap().id
+    create_user(connection, &new_user(7_000, "somebody")).await.unwrap().id
+}
+
+/// Stores a user whose password, if there is one, nobody opens again.
+pub(crate) async fn create_user(connection: &mut PgConnection, new: &NewUser) -> Result<User, StoreError> {
+    let sealed = SealedUser::seal(&sealer().await, new).await?;
+    users::create(connection, &sealed, at(0)).await
 }

@@ -1,11 +1,12 @@
 use pganalytics_core::ids::UserId;
-use pganalytics_core::users::{ExternalIdentity, PasswordHash, ProvisionedUser, Role, Username};
+use pganalytics_core::users::{ExternalIdentity, NewUser, PasswordHash, ProvisionedUser, Role, Username};
 use pganalytics_store::postgres::StoreError;
-use pganalytics_store::postgres::users::{self, UserChanges};
-use sqlx::Connection;
+use pganalytics_store::postgres::users::{self, SealedUser, UserChanges};
+use sqlx::{Connection, PgConnection};
 
 use crate::common::migrated;
-use crate::samples::{HOSTILE, at, new_user, uuid};
+use crate::samples::{HOSTILE, at, create_user, new_user, uuid};
+use crate::sealing::sealer;
 
 fn identity(subject: &str) -> ExternalIdentity {
     ExternalIdentity { provider: "corporate".into(), subject: subject.into() }
@@ -13,6 +14,11 @@ fn identity(subject: &str) -> ExternalIdentity {
 
 fn name(text: &str) -> Username {
     text.parse().unwrap()
+}
+
+async fn provision(connection: &mut PgConnection, new: &NewUser) -> Result<ProvisionedUser, StoreError> {
+    let sealed = SealedUser::seal(&sealer().await, new).await?;
+    users::provision(connection, &identity("s"), &sealed, at(0)).await
 }
 
 #[tokio::test]
@@ -23,7 +29,9 @@ async fn user_is_stored_with_all_parts() {
         .with_contact(Some("Ada@example.org".into()), Some("Ada L.".into()))
         .with_password(PasswordHash::new("$argon2id$…"), true)
         .protected();
-    let user = users::create(connection, &new, at(0)).await.unwrap();
+    let sealer = sealer().await;
+    let sealed = SealedUser::seal(&sealer, &new).await.unwrap();
+    let user = users::create(connection, &sealed, at(0)).await.unwrap();
     assert!(user.number > 0);
     assert_eq!(user.email.as_deref(), Some("Ada@example.org"));
     assert!(user.is_protected && user.password_changed && user.is_active);
@@ -32,7 +40,8 @@ async fn user_is_stored_with_all_parts() {
     assert_eq!(users::find_by_number(connection, user.number).await.unwrap().as_ref(), Some(&user));
     let by_name = users::find_by_name(connection, &name("aDA")).await.unwrap();
     assert_eq!(by_name.unwrap().username.as_str(), "Ada");
-    let credential = users::credential(connection, &name("ADA")).await.unwrap().unwrap();
+    let credential = users::credential(connection, &sealer, &name("ADA")).await.unwrap().unwrap();
+    let credential = credential.open(&sealer).await.unwrap();
     assert_eq!(credential.user, user);
     assert_eq!(credential.password_hash.unwrap().expose(), "$argon2id$…");
     assert_eq!(users::find(connection, UserId(uuid(99))).await.unwrap(), None);
@@ -43,18 +52,18 @@ async fn taken_name_and_address_are_conflicts_that_name_the_field() {
     let Some((_test, database)) = migrated().await else { return };
     let connection = &mut *database.read().await.unwrap();
     let address = |text: &str| Some(text.to_owned());
-    users::create(connection, &new_user(1, "Ärger").with_contact(address("a@example.org"), None), at(0))
+    create_user(connection, &new_user(1, "Ärger").with_contact(address("a@example.org"), None))
         .await
         .unwrap();
-    let same_name = users::create(connection, &new_user(2, "äRGER"), at(0)).await;
+    let same_name = create_user(connection, &new_user(2, "äRGER")).await;
     assert!(matches!(same_name, Err(StoreError::Conflict { what: "username" })), "{same_name:?}");
     let same_address = new_user(2, "other").with_contact(address("A@Example.org"), None);
-    let same_address = users::create(connection, &same_address, at(0)).await;
+    let same_address = create_user(connection, &same_address).await;
     assert!(matches!(same_address, Err(StoreError::Conflict { what: "email" })), "{same_address:?}");
     assert_eq!(users::count(connection).await.unwrap(), 1);
     for number in [2, 3] {
         let without = new_user(number, &format!("without address {number}"));
-        users::create(connection, &without, at(0)).await.unwrap();
+        create_user(connection, &without).await.unwrap();
     }
 }
 
@@ -65,7 +74,7 @@ async fn hostile_text_of_a_user_comes_back_verbatim() {
     for (number, text) in (1_u128..).zip(HOSTILE) {
         let new = new_user(number, &format!("user{number}"))
             .with_contact(Some(format!("{number}{text}")), Some(text.into()));
-        let user = users::create(connection, &new, at(0)).await.unwrap();
+        let user = create_user(connection, &new).await.unwrap();
         let found = users::find(connection, user.id).await.unwrap().unwrap();
         assert_eq!(found.full_name.as_deref(), Some(text));
         assert_eq!(found.email, Some(format!("{number}{text}")));
@@ -74,7 +83,7 @@ async fn hostile_text_of_a_user_comes_back_verbatim() {
         assert_eq!(linked.unwrap().id, user.id);
     }
     for quoted in ["Robert'); DROP TABLE users;--", "a\"b", "%_"] {
-        let user = users::create(connection, &new_user(100 + quoted.len() as u128, quoted), at(0)).await;
+        let user = create_user(connection, &new_user(100 + quoted.len() as u128, quoted)).await;
         assert_eq!(user.unwrap().username.as_str(), quoted);
         assert!(users::find_by_name(connection, &name(quoted)).await.unwrap().is_some());
     }
@@ -88,10 +97,10 @@ async fn nul_in_a_user_is_refused_with_its_field() {
         new_user(1, "ada").with_contact(Some(email.to_owned()), Some(full.to_owned()))
     };
     for (new, expected) in [(contact("a\0", "b"), "email"), (contact("a", "\0"), "full_name")] {
-        let refused = users::create(connection, &new, at(0)).await;
+        let refused = create_user(connection, &new).await;
         assert!(matches!(refused, Err(StoreError::InvalidText { field }) if field == expected));
     }
-    let id = users::create(connection, &contact("a", "b"), at(0)).await.unwrap().id;
+    let id = create_user(connection, &contact("a", "b")).await.unwrap().id;
     let bad = ExternalIdentity { provider: "a\0".into(), subject: "b".into() };
     let refused = users::link(connection, id, &bad, at(0)).await;
     assert!(matches!(refused, Err(StoreError::InvalidText { field: "provider" })));
@@ -104,7 +113,7 @@ async fn users_are_listed_by_key_and_by_page() {
     let Some((_test, database)) = migrated().await else { return };
     let connection = &mut *database.read().await.unwrap();
     for number in 1..=7 {
-        users::create(connection, &new_user(number, &format!("u{number}")), at(0)).await.unwrap();
+        create_user(connection, &new_user(number, &format!("u{number}"))).await.unwrap();
     }
     let names = |rows: Vec<pganalytics_core::users::User>| -> Vec<String> {
         rows.into_iter().map(|user| user.username.as_str().to_owned()).collect()
@@ -124,7 +133,7 @@ async fn users_are_listed_by_key_and_by_page() {
 async fn update_needs_the_current_version() {
     let Some((_test, database)) = migrated().await else { return };
     let connection = &mut *database.read().await.unwrap();
-    let user = users::create(connection, &new_user(1, "ada"), at(0)).await.unwrap();
+    let user = create_user(connection, &new_user(1, "ada")).await.unwrap();
     let changes = UserChanges {
         email: Some("New@example.org"),
         full_name: Some("Ada"),
@@ -138,7 +147,7 @@ async fn update_needs_the_current_version() {
     assert_eq!(stale, None);
     assert_eq!(users::find(connection, user.id).await.unwrap(), Some(updated));
 
-    let taken = users::create(connection, &new_user(2, "bob"), at(0)).await.unwrap();
+    let taken = create_user(connection, &new_user(2, "bob")).await.unwrap();
     let conflict = users::update(connection, taken.id, taken.version, &changes, at(10)).await;
     assert!(matches!(conflict, Err(StoreError::Conflict { what: "email" })), "{conflict:?}");
 }
@@ -147,8 +156,8 @@ async fn update_needs_the_current_version() {
 async fn protected_user_is_not_deleted() {
     let Some((_test, database)) = migrated().await else { return };
     let connection = &mut *database.read().await.unwrap();
-    let admin = users::create(connection, &new_user(1, "admin").protected(), at(0)).await.unwrap();
-    let other = users::create(connection, &new_user(2, "other"), at(0)).await.unwrap();
+    let admin = create_user(connection, &new_user(1, "admin").protected()).await.unwrap();
+    let other = create_user(connection, &new_user(2, "other")).await.unwrap();
     users::link(connection, other.id, &identity("s"), at(0)).await.unwrap();
     assert_eq!(users::delete(connection, admin.id).await.unwrap(), None);
     assert_eq!(users::delete(connection, other.id).await.unwrap(), Some(other.clone()));
@@ -161,23 +170,32 @@ async fn protected_user_is_not_deleted() {
 async fn rehash_never_undoes_a_change_of_password() {
     let Some((_test, database)) = migrated().await else { return };
     let connection = &mut *database.read().await.unwrap();
+    let sealer = sealer().await;
     let [old, chosen, rehash] = ["old", "chosen", "rehash"].map(PasswordHash::new);
-    let new = new_user(1, "ada").with_password(old.clone(), false);
-    let user = users::create(connection, &new, at(0)).await.unwrap();
-    assert!(users::set_password(connection, user.id, &chosen, true, at(1)).await.unwrap());
-    assert!(!users::replace_password(connection, user.id, &old, &rehash).await.unwrap());
-    let credential = users::credential(connection, &name("ada")).await.unwrap().unwrap();
+    let new = new_user(1, "ada").with_password(old, false);
+    let sealed = SealedUser::seal(&sealer, &new).await.unwrap();
+    let user = users::create(connection, &sealed, at(0)).await.unwrap();
+    let old = users::password(connection, &sealer, user.id).await.unwrap().unwrap();
+    let sealed = users::seal_password(&sealer, user.id, &chosen).await.unwrap();
+    assert!(users::set_password(connection, &sealed, true, at(1)).await.unwrap());
+    let rehash = users::seal_password(&sealer, user.id, &rehash).await.unwrap();
+    assert!(!users::replace_password(connection, &old, &rehash).await.unwrap());
+    let credential = users::credential(connection, &sealer, &name("ada")).await.unwrap().unwrap();
+    let stored = credential.password.clone();
+    let credential = credential.open(&sealer).await.unwrap();
     assert_eq!(credential.password_hash.as_ref(), Some(&chosen));
     assert!(credential.user.password_changed);
-    assert!(users::replace_password(connection, user.id, &chosen, &rehash).await.unwrap());
-    assert!(!users::set_password(connection, UserId(uuid(99)), &chosen, true, at(1)).await.unwrap());
+    assert!(users::replace_password(connection, &stored, &rehash).await.unwrap());
+    assert!(!users::replace_password(connection, &stored, &rehash).await.unwrap());
+    let nobody = users::seal_password(&sealer, UserId(uuid(99)), &chosen).await.unwrap();
+    assert!(!users::set_password(connection, &nobody, true, at(1)).await.unwrap());
 }
 
 #[tokio::test]
 async fn role_and_activity_count_the_version_only_when_they_change() {
     let Some((_test, database)) = migrated().await else { return };
     let connection = &mut *database.read().await.unwrap();
-    let id = users::create(connection, &new_user(1, "ada"), at(0)).await.unwrap().id;
+    let id = create_user(connection, &new_user(1, "ada")).await.unwrap().id;
     for (role, active, version) in [(Role::User, true, 1), (Role::Viewer, true, 2), (Role::Viewer, false, 3)]
     {
         assert!(users::set_role(connection, id, role, at(5)).await.unwrap());
@@ -193,7 +211,7 @@ async fn role_and_activity_count_the_version_only_when_they_change() {
 async fn sign_in_is_recorded_forwards() {
     let Some((_test, database)) = migrated().await else { return };
     let connection = &mut *database.read().await.unwrap();
-    let id = users::create(connection, &new_user(1, "ada"), at(0)).await.unwrap().id;
+    let id = create_user(connection, &new_user(1, "ada")).await.unwrap().id;
     for time in [at(10), at(5)] {
         users::record_sign_in(connection, id, time).await.unwrap();
         let user = users::find(connection, id).await.unwrap().unwrap();
@@ -208,8 +226,7 @@ async fn concurrent_provisioning_makes_one_user() {
         let database = database.clone();
         tokio::spawn(async move {
             let mut transaction = database.begin().await.unwrap();
-            let new = new_user(number, "ada");
-            let user = users::provision(&mut transaction, &identity("s"), &new, at(0)).await.unwrap();
+            let user = provision(&mut transaction, &new_user(number, "ada")).await.unwrap();
             transaction.commit().await.unwrap();
             user
         })
@@ -229,16 +246,16 @@ async fn concurrent_provisioning_makes_one_user() {
 async fn provisioning_takes_over_no_user_and_leaves_no_trace() {
     let Some((_test, database)) = migrated().await else { return };
     let connection = &mut *database.read().await.unwrap();
-    users::create(connection, &new_user(1, "ada"), at(0)).await.unwrap();
+    create_user(connection, &new_user(1, "ada")).await.unwrap();
     // In a transaction of the caller's, which goes on.
     let mut transaction = connection.begin().await.unwrap();
-    let refused = users::provision(&mut transaction, &identity("s"), &new_user(2, "ADA"), at(0)).await;
+    let refused = provision(&mut transaction, &new_user(2, "ADA")).await;
     assert!(matches!(refused, Err(StoreError::Conflict { what: "username" })), "{refused:?}");
-    let made = users::provision(&mut transaction, &identity("s"), &new_user(3, "bob"), at(0)).await.unwrap();
+    let made = provision(&mut transaction, &new_user(3, "bob")).await.unwrap();
     assert!(matches!(made, ProvisionedUser::Created(_)), "the refused one did not keep the identity");
     transaction.commit().await.unwrap();
 
-    let known = users::provision(connection, &identity("s"), &new_user(4, "eve"), at(0)).await.unwrap();
+    let known = provision(connection, &new_user(4, "eve")).await.unwrap();
     assert!(matches!(known, ProvisionedUser::Known(user) if user.username.as_str() == "bob"));
 }
 
@@ -246,8 +263,8 @@ async fn provisioning_takes_over_no_user_and_leaves_no_trace() {
 async fn identity_belongs_to_one_user() {
     let Some((_test, database)) = migrated().await else { return };
     let connection = &mut *database.read().await.unwrap();
-    let ada = users::create(connection, &new_user(1, "ada"), at(0)).await.unwrap().id;
-    let bob = users::create(connection, &new_user(2, "bob"), at(0)).await.unwrap().id;
+    let ada = create_user(connection, &new_user(1, "ada")).await.unwrap().id;
+    let bob = create_user(connection, &new_user(2, "bob")).await.unwrap().id;
     users::link(connection, ada, &identity("s"), at(0)).await.unwrap();
     users::link(connection, ada, &identity("s"), at(1)).await.unwrap();
     let refused = users::link(connection, bob, &identity("s"), at(1)).await;

@@ -93,8 +93,8 @@ async fn whatever_ends_a_standing_is_told() {
         &format!(
             "INSERT INTO users (id, username, username_key, role, created_at, updated_at) \
                  VALUES ('{id}', 'Ada', 'ada', 'user', now(), now()); \
-             INSERT INTO api_tokens (id, user_id, name, digest, scopes, created_at) \
-                 VALUES ('{id}', '{id}', 't', sha256('t'), '{{}}', now()); \
+             INSERT INTO api_tokens (id, user_id, name, digest_sealed, digest_index, scopes, created_at) \
+                 VALUES ('{id}', '{id}', 't', sha256('t'), sha256('t'), '{{}}', now()); \
              INSERT INTO collectors (id, name, hostname, status, created_at, updated_at) \
                  VALUES ('{id}', 'c', 'h', 'registered', now(), now());"
         ),

@@ -4,7 +4,11 @@ use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use pganalytics_core::audit::Resource;
 use pganalytics_core::ids::AlertRuleId;
-use pganalytics_store::postgres::alert_rules::{self, AlertRule, AlertRuleDefinition, RuleType, Severity};
+use pganalytics_core::secret::SecretString;
+use pganalytics_store::postgres::alert_rules::{
+    self, AlertRule, AlertRuleDefinition, NewAlertRule, RuleType, Severity,
+};
+use pganalytics_store::postgres::{AlertWebhook, ColumnSealer, NewValue};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use sqlx::PgConnection;
@@ -82,7 +86,7 @@ impl From<&AlertRule> for RuleView {
             for_duration_seconds: definition.for_duration_seconds,
             notification_enabled: definition.notification_enabled,
             notification_channels: definition.notification_channels.clone(),
-            has_webhook: definition.webhook_url.is_some(),
+            has_webhook: rule.webhook.is_some(),
             is_enabled: definition.is_enabled,
             is_paused: definition.is_paused,
             created_at: rule.created_at,
@@ -116,7 +120,7 @@ struct RuleFields {
     fordurationseconds: Option<i32>,
     notificationenabled: Option<bool>,
     notificationchannels: Option<Value>,
-    webhookurl: Option<String>,
+    webhookurl: Option<SecretString>,
     isenabled: Option<bool>,
     ispaused: Option<bool>,
 }
@@ -182,7 +186,7 @@ async fn list(
         return Err(ApiError::bad_request("query: `offset` is a multiple of `limit`"));
     }
     let mut connection = app.database.read().await?;
-    let page = alert_rules::page(&mut connection, offset / limit + 1, limit).await?;
+    let page = alert_rules::page(&mut connection, &app.sealer, offset / limit + 1, limit).await?;
     Ok(Json(RuleList {
         success: true,
         rules: page.rows.iter().map(RuleView::from).collect(),
@@ -195,7 +199,7 @@ async fn list(
     responses((status = 200, body = RuleAnswer), (status = 404, body = ErrorBody)))]
 async fn get(State(app): State<App>, ApiPath(number): ApiPath<i64>) -> Result<Json<RuleAnswer>, ApiError> {
     let mut connection = app.database.read().await?;
-    let rule = by_number(&mut connection, number).await?;
+    let rule = by_number(&mut connection, &app.sealer, number).await?;
     Ok(Json(RuleAnswer { success: true, message: None, rule: RuleView::from(&rule) }))
 }
 
@@ -209,11 +213,13 @@ async fn create(
     work: WorkHandle,
     ApiJson(body): ApiJson<RuleBody>,
 ) -> Result<(StatusCode, Json<RuleAnswer>), ApiError> {
-    let definition = definition(body.rule, None)?;
+    let (definition, webhook) = parse(body.rule)?.over(None)?;
     let id = AlertRuleId::generate(&*app.clock, &*app.random);
+    let webhook = seal(&app, id, webhook.as_ref()).await?;
     let mut work = work.begin().await?;
-    let rule =
-        alert_rules::create(work.connection(), id, Some(principal.id), &definition, app.clock.now()).await?;
+    let user = Some(principal.id);
+    let new = NewAlertRule { id, user, definition: &definition, webhook: webhook.as_ref() };
+    let rule = alert_rules::create(work.connection(), &new, app.clock.now()).await?;
     let view = RuleView::from(&rule);
     work.created(resource(&rule), &view)?;
     Ok((
@@ -234,13 +240,16 @@ async fn update(
     ApiPath(number): ApiPath<i64>,
     ApiJson(body): ApiJson<RuleBody>,
 ) -> Result<Json<RuleAnswer>, ApiError> {
+    let fields = parse(body.rule)?;
+    app.sealer.prepare::<AlertWebhook>().await?;
     let mut work = work.begin().await?;
-    let before = by_number(work.connection(), number).await?;
-    let definition = definition(body.rule, Some(&before.definition))?;
-    let after =
-        alert_rules::update(work.connection(), before.id, before.version, &definition, app.clock.now())
-            .await?
-            .ok_or_else(|| ApiError::conflict("the rule was changed by somebody else"))?;
+    let before = by_number(work.connection(), &app.sealer, number).await?;
+    let (definition, webhook) = fields.over(Some(&before.definition))?;
+    let webhook = seal(&app, before.id, webhook.as_ref()).await?;
+    let now = app.clock.now();
+    let after = alert_rules::update(work.connection(), &before, &definition, webhook.as_ref(), now)
+        .await?
+        .ok_or_else(|| ApiError::conflict("the rule was changed by somebody else"))?;
     let view = RuleView::from(&after);
     work.changed(resource(&after), &RuleView::from(&before), &view)?;
     Ok(Json(RuleAnswer { success: true, message: Some("Alert rule updated"), rule: view }))
@@ -256,9 +265,13 @@ struct Done {
 /// Deletes an alert rule with its alerts.
 #[utoipa::path(delete, path = "/api/v1/alert-rules/{id}", tag = "alerts", params(("id" = i64, Path)),
     responses((status = 200, body = Done), (status = 404, body = ErrorBody)))]
-async fn delete(work: WorkHandle, ApiPath(number): ApiPath<i64>) -> Result<Json<Done>, ApiError> {
+async fn delete(
+    State(app): State<App>,
+    work: WorkHandle,
+    ApiPath(number): ApiPath<i64>,
+) -> Result<Json<Done>, ApiError> {
     let mut work = work.begin().await?;
-    let rule = by_number(work.connection(), number).await?;
+    let rule = by_number(work.connection(), &app.sealer, number).await?;
     alert_rules::delete(work.connection(), rule.id).await?;
     work.deleted(resource(&rule), &RuleView::from(&rule))?;
     Ok(Json(Done { success: true, message: "Alert rule deleted" }))
@@ -328,53 +341,58 @@ async fn validate(
     Ok(Json(Verdict { valid: true, display_text }))
 }
 
-/// The definition that a body describes, over what was there before.
-fn definition(
-    rule: Map<String, Value>,
-    before: Option<&AlertRuleDefinition>,
-) -> Result<AlertRuleDefinition, ApiError> {
+fn parse(rule: Map<String, Value>) -> Result<RuleFields, ApiError> {
     let folded =
         rule.into_iter().map(|(name, value)| (name.replace('_', "").to_lowercase(), value)).collect();
-    let fields: RuleFields = serde_json::from_value(Value::Object(folded))
-        .map_err(|error| ApiError::bad_request(format!("`rule`: {error}")))?;
-    let missing = |field: &str| ApiError::bad_request(format!("`rule.{field}` is missing"));
-    let definition = AlertRuleDefinition {
-        name: fields.name.or(before.map(|it| it.name.clone())).ok_or_else(|| missing("name"))?,
-        description: fields.description.or(before.and_then(|it| it.description.clone())),
-        rule_type: fields
-            .ruletype
-            .map(RuleType::from)
-            .or(before.map(|it| it.rule_type))
-            .ok_or_else(|| missing("rule_type"))?,
-        database_id: fields.databaseid.or(before.and_then(|it| it.database_id)),
-        query_id: fields.queryid.or(before.and_then(|it| it.query_id)),
-        metric_name: fields.metricname.or(before.and_then(|it| it.metric_name.clone())),
-        condition: fields
-            .condition
-            .or(before.map(|it| it.condition.clone()))
-            .ok_or_else(|| missing("condition"))?,
-        severity: fields
-            .alertseverity
-            .map_or(before.map_or(Severity::Medium, |it| it.severity), Severity::from),
-        evaluation_interval_seconds: fields
-            .evaluationinterval
-            .unwrap_or(before.map_or(300, |it| it.evaluation_interval_seconds)),
-        for_duration_seconds: fields
-            .fordurationseconds
-            .unwrap_or(before.map_or(0, |it| it.for_duration_seconds)),
-        notification_enabled: fields
-            .notificationenabled
-            .unwrap_or(before.is_none_or(|it| it.notification_enabled)),
-        notification_channels: fields
-            .notificationchannels
-            .or(before.map(|it| it.notification_channels.clone()))
-            .unwrap_or_else(|| Value::Array(Vec::new())),
-        webhook_url: fields.webhookurl.or(before.and_then(|it| it.webhook_url.clone())),
-        is_enabled: fields.isenabled.unwrap_or(before.is_none_or(|it| it.is_enabled)),
-        is_paused: fields.ispaused.unwrap_or(before.is_some_and(|it| it.is_paused)),
-    };
-    check(&definition)?;
-    Ok(definition)
+    serde_json::from_value(Value::Object(folded))
+        .map_err(|error| ApiError::bad_request(format!("`rule`: {error}")))
+}
+
+impl RuleFields {
+    /// What these fields make of a rule, with the address that its alerts are posted to if that is given.
+    fn over(
+        self,
+        before: Option<&AlertRuleDefinition>,
+    ) -> Result<(AlertRuleDefinition, Option<SecretString>), ApiError> {
+        let missing = |field: &str| ApiError::bad_request(format!("`rule.{field}` is missing"));
+        let definition = AlertRuleDefinition {
+            name: self.name.or(before.map(|it| it.name.clone())).ok_or_else(|| missing("name"))?,
+            description: self.description.or(before.and_then(|it| it.description.clone())),
+            rule_type: self
+                .ruletype
+                .map(RuleType::from)
+                .or(before.map(|it| it.rule_type))
+                .ok_or_else(|| missing("rule_type"))?,
+            database_id: self.databaseid.or(before.and_then(|it| it.database_id)),
+            query_id: self.queryid.or(before.and_then(|it| it.query_id)),
+            metric_name: self.metricname.or(before.and_then(|it| it.metric_name.clone())),
+            condition: self
+                .condition
+                .or(before.map(|it| it.condition.clone()))
+                .ok_or_else(|| missing("condition"))?,
+            severity: self
+                .alertseverity
+                .map_or(before.map_or(Severity::Medium, |it| it.severity), Severity::from),
+            evaluation_interval_seconds: self
+                .evaluationinterval
+                .unwrap_or(before.map_or(300, |it| it.evaluation_interval_seconds)),
+            for_duration_seconds: self
+                .fordurationseconds
+                .unwrap_or(before.map_or(0, |it| it.for_duration_seconds)),
+            notification_enabled: self
+                .notificationenabled
+                .unwrap_or(before.is_none_or(|it| it.notification_enabled)),
+            notification_channels: self
+                .notificationchannels
+                .or(before.map(|it| it.notification_channels.clone()))
+                .unwrap_or_else(|| Value::Array(Vec::new())),
+            is_enabled: self.isenabled.unwrap_or(before.is_none_or(|it| it.is_enabled)),
+            is_paused: self.ispaused.unwrap_or(before.is_some_and(|it| it.is_paused)),
+        };
+        check(&definition)?;
+        check_webhook(self.webhookurl.as_ref())?;
+        Ok((definition, self.webhookurl))
+    }
 }
 
 fn check(definition: &AlertRuleDefinition) -> Result<(), ApiError> {
@@ -390,16 +408,36 @@ fn check(definition: &AlertRuleDefinition) -> Result<(), ApiError> {
     if !definition.notification_channels.is_array() {
         return Err(ApiError::bad_request("`rule.notification_channels` is an array"));
     }
+    Ok(())
+}
+
+fn check_webhook(url: Option<&SecretString>) -> Result<(), ApiError> {
     let is_web = |url: &url::Url| matches!(url.scheme(), "https" | "http");
-    let webhook = definition.webhook_url.as_deref().map(url::Url::parse);
+    let webhook = url.map(|url| url::Url::parse(url.expose()));
     if webhook.is_some_and(|parsed| !parsed.as_ref().is_ok_and(is_web)) {
         return Err(ApiError::bad_request("`rule.webhook_url` is an http or https URL"));
     }
     Ok(())
 }
 
-async fn by_number(connection: &mut PgConnection, number: i64) -> Result<AlertRule, ApiError> {
-    let found = alert_rules::find_by_number(connection, number).await?;
+/// The address that alerts are posted to, sealed for its rule.
+async fn seal(
+    app: &App,
+    id: AlertRuleId,
+    webhook: Option<&SecretString>,
+) -> Result<Option<NewValue<AlertWebhook>>, ApiError> {
+    match webhook {
+        Some(url) => Ok(Some(alert_rules::seal_webhook(&app.sealer, id, url).await?)),
+        None => Ok(None),
+    }
+}
+
+async fn by_number(
+    connection: &mut PgConnection,
+    sealer: &ColumnSealer,
+    number: i64,
+) -> Result<AlertRule, ApiError> {
+    let found = alert_rules::find_by_number(connection, sealer, number).await?;
     found.ok_or_else(|| ApiError::not_found("there is no such alert rule"))
 }
 

@@ -5,11 +5,11 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use pganalytics_auth::principal::{Credential, UserPrincipal};
-use pganalytics_auth::token::{ApiTokenDigester, ApiTokenText};
+use pganalytics_auth::token::ApiTokenText;
 use pganalytics_core::audit::Resource;
 use pganalytics_core::ids::ApiTokenId;
 use pganalytics_core::tokens::{ApiToken, NewApiToken, Scope};
-use pganalytics_store::postgres::api_tokens;
+use pganalytics_store::postgres::api_tokens::{self, SealedToken};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -114,12 +114,12 @@ async fn create(
     let scopes = allowed(&principal, body.scopes)?;
     let text = ApiTokenText::generate();
     let id = ApiTokenId::generate(&*app.clock, &*app.random);
-    let digest = ApiTokenDigester::keyed(app.cipher.clone()).digest(&text).await;
-    let new = NewApiToken::new(id, principal.id, body.name, digest.map_err(ApiError::unavailable)?)
+    let new = NewApiToken::new(id, principal.id, body.name, text.digest())
         .with_scopes(scopes)
         .expiring_at(body.expires_at);
+    let sealed = SealedToken::seal(&app.sealer, &new).await?;
     let mut work = work.begin().await?;
-    let token = api_tokens::create(work.connection(), &new, now).await?;
+    let token = api_tokens::create(work.connection(), &sealed, now).await?;
     let view = TokenView::from(&token);
     work.created(resource(token.id), &view)?;
     Ok((StatusCode::CREATED, Json(CreatedToken { view, token: text.expose().to_owned() })))

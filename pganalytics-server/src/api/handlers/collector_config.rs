@@ -3,9 +3,10 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use pganalytics_core::ids::CollectorId;
+use pganalytics_core::random::RandomExt;
+use pganalytics_core::secret::SecretString;
 use pganalytics_store::postgres::collector_config;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -34,11 +35,11 @@ struct StoredConfig {
     message: &'static str,
 }
 
-/// What of a configuration is recorded. The text may hold the password of a database.
-#[derive(Debug, Default, Serialize)]
+/// What of a configuration is recorded. The text may hold the password of a database, which a digest of it would let
+/// somebody guess; what each version said stays where it is, sealed.
+#[derive(Debug, Serialize)]
 struct ConfigChange {
     config_version: i64,
-    config_sha256: String,
 }
 
 /// Stores the next version of a collector's configuration. The collector gets it the next time it looks.
@@ -59,21 +60,18 @@ async fn put(
     let text = std::str::from_utf8(&body).map_err(|_| ApiError::bad_request("the body is not UTF-8 text"))?;
     config_text::check(text).map_err(|problem| ApiError::bad_request(problem.to_string()))?;
     let id = CollectorId(id);
+    let row = app.random.uuid_v7(&*app.clock);
+    let text = collector_config::seal_text(&app.sealer, row, &SecretString::new(text)).await?;
     let mut work = work.begin().await?;
-    let before = collector_config::latest(work.connection(), id).await?;
     let author = Some(principal.id);
-    let stored = collector_config::put_next(work.connection(), id, text, author, app.clock.now()).await?;
-    let stored = stored.ok_or_else(no_such_collector)?;
-    let change = |version, text: &str| ConfigChange {
-        config_version: version,
-        config_sha256: hex::encode(Sha256::digest(text)),
-    };
-    let before = before.map_or_else(ConfigChange::default, |it| change(it.version, &it.text));
-    work.changed(resource(id), &before, &change(stored.version, &stored.text))?;
+    let stored = collector_config::put_next(work.connection(), id, &text, author, app.clock.now()).await?;
+    let version = stored.ok_or_else(no_such_collector)?;
+    let change = |config_version| ConfigChange { config_version };
+    work.changed(resource(id), &change(version - 1), &change(version))?;
     Ok(Json(StoredConfig {
         status: "success",
         collector_id: id.0,
-        version: stored.version,
+        version,
         message: "The configuration was stored; the collector gets it the next time it looks.",
     }))
 }

@@ -13,7 +13,8 @@ use pganalytics_core::ids::UserId;
 use pganalytics_core::secret::SecretString;
 use pganalytics_core::session::{NewSession, Session, SessionLifetimes, SessionToken};
 use pganalytics_core::users::{NewUser, Role, User, Username};
-use pganalytics_store::postgres::{session_epochs, users};
+use pganalytics_store::postgres::session_epochs;
+use pganalytics_store::postgres::users::{self, SealedUser};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -367,8 +368,9 @@ async fn change_password(
         return Err(ApiError::invalid_credentials());
     };
     let hash = app.hash_new_password(user.username.as_str(), &body.new_password).await?;
+    let password = users::seal_password(&app.sealer, user.id, &hash).await?;
     let mut work = work.begin().await?;
-    users::set_password(work.connection(), user.id, &hash, true, app.clock.now()).await?;
+    users::set_password(work.connection(), &password, true, app.clock.now()).await?;
     session_epochs::raise(work.connection(), user.id, app.clock.now()).await?;
     let after = users::find(work.connection(), user.id).await?.ok_or_else(ApiError::unauthorized)?;
     work.changed(resource(&after), &UserView::from(&user), &UserView::from(&after))?;
@@ -412,8 +414,9 @@ async fn setup(
         .with_contact(body.email, body.full_name)
         .with_password(hash, true)
         .protected();
+    let sealed = SealedUser::seal(&app.sealer, &new).await?;
     let mut work = work.begin().await?;
-    let Some(user) = users::create_first(work.connection(), &new, app.clock.now()).await? else {
+    let Some(user) = users::create_first(work.connection(), &sealed, app.clock.now()).await? else {
         return Err(ApiError::forbidden("there is a user already"));
     };
     work.created(resource(&user), &UserView::from(&user))?;

@@ -7,8 +7,8 @@ use pganalytics_core::ids::UserId;
 use pganalytics_core::random::os_random;
 use pganalytics_core::secret::SecretString;
 use pganalytics_core::users::{NewUser, Role, User, Username};
-use pganalytics_store::postgres::session_epochs;
-use pganalytics_store::postgres::users::{self, UserChanges};
+use pganalytics_store::postgres::users::{self, SealedUser, UserChanges};
+use pganalytics_store::postgres::{UserPassword, session_epochs};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 use utoipa::ToSchema;
@@ -117,8 +117,9 @@ async fn create(
     let new = NewUser::new(id, body.username, body.role)
         .with_contact(body.email, body.full_name)
         .with_password(hash, false);
+    let sealed = SealedUser::seal(&app.sealer, &new).await?;
     let mut work = work.begin().await?;
-    let user = users::create(work.connection(), &new, app.clock.now()).await?;
+    let user = users::create(work.connection(), &sealed, app.clock.now()).await?;
     let view = UserView::from(&user);
     work.created(resource(&user), &view)?;
     Ok((StatusCode::CREATED, Json(view)))
@@ -218,10 +219,12 @@ async fn reset_password(
 ) -> Result<Json<TemporaryPassword>, ApiError> {
     let temp_password = random_password();
     let hash = app.hash_password(&SecretString::new(temp_password.clone())).await?;
+    app.sealer.prepare::<UserPassword>().await?;
     let mut work = work.begin().await?;
     let before = by_number(work.connection(), number).await?;
     let now = app.clock.now();
-    users::set_password(work.connection(), before.id, &hash, false, now).await?;
+    let password = users::seal_password(&app.sealer, before.id, &hash).await?;
+    users::set_password(work.connection(), &password, false, now).await?;
     session_epochs::raise(work.connection(), before.id, app.clock.now()).await?;
     let after = by_number(work.connection(), number).await?;
     work.changed(resource(&after), &UserView::from(&before), &UserView::from(&after))?;

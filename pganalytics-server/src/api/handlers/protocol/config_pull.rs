@@ -40,8 +40,13 @@ async fn pull(
             known.ok_or_else(|| ApiError::not_found("there is no such collector"))?.id
         }
     };
-    let newest = collector_config::latest(&mut connection, id).await?;
-    let (version, text) = newest.map_or_else(Default::default, |config| (config.version, config.text));
+    let newest = collector_config::latest(&mut connection, &app.sealer, id).await?;
+    drop(connection);
+    let (version, text) = match &newest {
+        Some(config) => (config.version, app.sealer.open(&config.text).await?),
+        None => (0, None),
+    };
+    let text = text.map_or_else(String::new, |text| text.expose().to_owned());
     let kind = HeaderValue::from_static("text/plain; charset=utf-8");
     Ok(([(header::CONTENT_TYPE, kind), (VERSION_HEADER, HeaderValue::from(version))], text).into_response())
 }

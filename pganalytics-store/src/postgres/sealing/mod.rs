@@ -1,0 +1,26 @@
+//! Columns whose values are sealed, and the change from plain columns to them while servers run.
+//!
+//! A value is sealed before its transaction begins and opened after its row was read, so that nothing waits for a key service
+//! while PostgreSQL holds locks. [`ColumnSealer`] does both.
+
+mod column;
+mod migrator;
+mod phase;
+mod plain;
+mod reencryption;
+mod remains;
+mod rows;
+mod sealer;
+mod value;
+
+pub use column::{AlertWebhook, ApiTokenDigest, ConfigText, StoredColumn, UserPassword};
+pub use migrator::{
+    ColumnSurvey, EncryptionEvent, EncryptionMigrationError, EncryptionMigrator, EncryptionStep,
+    EncryptionSurvey,
+};
+pub use phase::EncryptionPhase;
+pub use reencryption::{KeyUse, Reencrypted, Reencryption, ReencryptionEvent, key_use};
+pub use remains::Remains;
+pub use rows::Pace;
+pub use sealer::ColumnSealer;
+pub use value::{NewValue, StoredValue};
