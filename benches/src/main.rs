@@ -15,6 +15,7 @@ mod raw_gcm;
 mod redis_server;
 mod report;
 mod revocation;
+mod rotate_rows;
 mod sealed_rows;
 mod sealing;
 mod server;
@@ -88,6 +89,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted(sealed_rows::WRITE) || wanted(sealed_rows::READ) {
         results.extend(sealed_rows::run(cli.rounds).await?);
+    }
+    if wanted(rotate_rows::NAME) {
+        results.push(rotate_rows::run(cli.rounds).await?);
     }
     if wanted(backup_stream::NAME) {
         results.push(backup_stream::run(cli.rounds).await?);
