@@ -35,7 +35,7 @@ const MEASURED: Duration = Duration::from_secs(1);
 /// The file is written where `append` is called, not on another thread: that goes into the page cache and takes microseconds.
 #[derive(Clone, Debug)]
 pub struct FanOutAuditSink {
-    spill: Arc<Spill>,
+    pub(super) spill: Arc<Spill>,
     targets: Vec<FanOutTarget>,
     running: Arc<AtomicBool>,
 }

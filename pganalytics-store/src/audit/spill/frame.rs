@@ -16,6 +16,9 @@ const EVENT_MAX: usize = 4 * 1024 * 1024;
 /// A frame that has grown to this takes no more events.
 const FULL: usize = 4 * 1024 * 1024;
 
+/// More than most events take, so that their buffer need not grow.
+const USUAL: usize = 1024;
+
 /// The largest payload.
 pub(super) const PAYLOAD_MAX: usize = FULL + EVENT_MAX;
 
@@ -67,7 +70,7 @@ impl Header {
 /// Encodes a batch.
 pub(super) fn encode(events: &[AuditEvent]) -> Encoded {
     let mut encoded = Encoded::default();
-    encoded.bytes.reserve(HEADER + events.len() * 512);
+    encoded.bytes.reserve(HEADER + events.len() * USUAL);
     let mut open: Option<Open> = None;
     for (position, event) in events.iter().enumerate() {
         let frame = *open.get_or_insert_with(|| Open::begin(&mut encoded.bytes, event));

@@ -56,6 +56,6 @@ impl AuditSink for SpillingAuditSink {
     }
 
     async fn append(&self, events: &[AuditEvent]) -> Result<(), AuditError> {
-        self.0.append(events).await
+        self.0.spill.append(events).await
     }
 }
