@@ -1,6 +1,7 @@
 //! Values sealed under data keys that lie in memory and are wrapped by keys in files.
 #![expect(clippy::unwrap_used, reason = "a failed unwrap is a failed test")]
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -242,6 +243,42 @@ async fn the_layout_is_as_documented() {
         assert_eq!(sealed.0[..5], [1, 0, 0, 0, 1]);
     }
     assert_eq!(OVERHEAD_BYTES, 1 + 4 + 24 + 16 + 32);
+}
+
+#[tokio::test]
+async fn no_two_values_have_the_same_nonce() {
+    let cipher = World::new().connect().await;
+    let requests = [SealRequest { field: FIELD, row: ROW, value: VALUE }; 100];
+    let mut batches = Vec::new();
+    for _ in 0..10 {
+        batches.push(cipher.seal_batch(&requests).await.unwrap());
+    }
+    let nonces: BTreeSet<&[u8]> = batches.iter().flatten().map(|sealed| &sealed.0[5..29]).collect();
+    assert_eq!(nonces.len(), 1000);
+    let prefixes: BTreeSet<&[u8]> = nonces.iter().map(|nonce| &nonce[..12]).collect();
+    assert_eq!(prefixes.len(), 10);
+}
+
+#[tokio::test]
+async fn values_of_several_batches_are_opened_together() {
+    let cipher = World::new().connect().await;
+    let requests = [SealRequest { field: FIELD, row: ROW, value: VALUE }; 3];
+    let first = cipher.seal_batch(&requests).await.unwrap();
+    cipher.data_keys().rotate(FIELD.purpose).await.unwrap();
+    let second = cipher.seal_batch(&requests).await.unwrap();
+    // The second key with the first half of a nonce that belongs to the first one.
+    let mixed = [&second[0].0[..5], &first[0].0[5..]].concat();
+    let mixed = Ciphertext(Bytes::from(mixed));
+    let all = [&first[0], &second[0], &first[1], &first[2], &mixed, &second[1], &second[2]];
+    let to_open = all.map(|ciphertext| OpenRequest { field: FIELD, row: ROW, ciphertext });
+    let opened = cipher.open_batch(&to_open).await.unwrap();
+    for (opened, sealed) in opened.into_iter().zip(all) {
+        if *sealed == mixed {
+            assert_undecryptable(opened);
+        } else {
+            assert_eq!(opened.unwrap().expose(), VALUE);
+        }
+    }
 }
 
 #[tokio::test]

@@ -10,14 +10,13 @@ use pganalytics_core::keys::{
     BlindIndex, Ciphertext, DataKeyStore, DataKeyVersion, FieldCipher, FieldCipherError, FieldRef,
     KeyManager, KeyMarks, OpenRequest, SealRequest,
 };
-use pganalytics_core::random::os_random;
 use pganalytics_core::secret::SecretBytes;
 
 use crate::envelope::key_ring::KeyRing;
-use crate::envelope::layout::{AssociatedData, SealedParts, header, seal};
+use crate::envelope::layout::{AssociatedData, Opener, SealedParts, Sealer, header};
 use crate::envelope::purpose::Unusable;
 use crate::envelope::{DataKeys, EnvelopeConfig, EnvelopeError};
-use crate::suite::{KcXaes256Gcm, NONCE_BYTES};
+use crate::suite::KcXaes256Gcm;
 
 const NAME: &str = "envelope";
 
@@ -99,10 +98,14 @@ impl Ciphers<'_> {
         self.0[self.position(purpose, version)?].2.as_deref()
     }
 
-    /// The one that seals for this purpose.
-    fn sealing(&self, purpose: &str) -> Option<(DataKeyVersion, &KcXaes256Gcm)> {
-        let (_, version, cipher) = self.0.iter().find(|(known, ..)| *known == purpose)?;
-        Some((*version, cipher.as_deref()?))
+    /// One for each purpose, if these are the ciphers that seal.
+    fn sealers(&self) -> Result<Vec<(&str, Sealer<'_>)>, FieldCipherError> {
+        let sealers = self.0.iter().map(|(purpose, version, cipher)| {
+            let cipher =
+                cipher.as_deref().ok_or_else(|| unavailable(purpose, "it was just retired".into()))?;
+            Ok((*purpose, Sealer::new(*version, cipher)))
+        });
+        sealers.collect()
     }
 }
 
@@ -117,16 +120,14 @@ impl FieldCipher for EnvelopeFieldCipher {
     async fn seal_batch(&self, requests: &[SealRequest<'_>]) -> Result<Vec<Ciphertext>, FieldCipherError> {
         let active = self.active(requests)?;
         let ciphers = self.ciphers(active.into_iter()).await?;
-        let mut nonces = vec![[0; NONCE_BYTES]; requests.len()];
-        os_random(nonces.as_flattened_mut());
+        let mut sealers = ciphers.sealers()?;
         let mut associated_data = AssociatedData::default();
-        let sealed = requests.iter().zip(&nonces).map(|(request, nonce)| {
-            let SealRequest { field, row, value } = request;
-            let cipher = ciphers.sealing(field.purpose);
-            let (version, cipher) =
-                cipher.ok_or_else(|| unavailable(field.purpose, "it was just retired".into()))?;
-            let place = associated_data.of(field, version, *row);
-            seal((version, cipher), nonce, place, value)
+        let sealed = requests.iter().map(|SealRequest { field, row, value }| {
+            let sealer = sealers.iter_mut().find(|(purpose, _)| *purpose == field.purpose);
+            let (_, sealer) = sealer.expect("there is one for each purpose of the batch");
+            let place = associated_data.of(field, sealer.version(), *row);
+            let sealed = sealer.seal(place, value);
+            sealed
                 .map(|sealed| Ciphertext(Bytes::from(sealed)))
                 .map_err(|error| FieldCipherError::Backend(BackendError::never(NAME, error)))
         });
@@ -142,12 +143,12 @@ impl FieldCipher for EnvelopeFieldCipher {
         let needed = requests.iter().zip(&parsed);
         let needed = needed.filter_map(|(request, parts)| Some((request.field.purpose, (*parts)?.version)));
         let ciphers = self.ciphers(needed).await?;
-        let mut associated_data = AssociatedData::default();
+        let (mut opener, mut associated_data) = (Opener::default(), AssociatedData::default());
         let opened = requests.iter().zip(&parsed).map(|(request, parts)| {
             let OpenRequest { field, row, .. } = request;
             let opened = (*parts).and_then(|parts| {
                 let cipher = ciphers.usable(field.purpose, parts.version)?;
-                parts.open(cipher, associated_data.of(field, parts.version, *row)).ok()
+                opener.open(cipher, &parts, associated_data.of(field, parts.version, *row)).ok()
             });
             let FieldRef { table, column, .. } = *field;
             opened.map(SecretBytes::new).ok_or(FieldCipherError::Undecryptable { table, column })

@@ -1,7 +1,10 @@
 use pganalytics_core::keys::{DataKeyVersion, FieldRef};
+use pganalytics_core::random::os_random;
 use uuid::Uuid;
 
-use crate::suite::{KcXaes256Gcm, NONCE_BYTES, OpenError, SealError, TAG_BYTES};
+use crate::suite::{
+    KcXaes256Gcm, NONCE_BYTES, NoncePrefix, NonceRest, OpenError, PrefixKey, SealError, TAG_BYTES, halves,
+};
 
 const FORMAT: u8 = 1;
 const HEADER_BYTES: usize = 5;
@@ -46,29 +49,73 @@ impl<'a> SealedParts<'a> {
         let (ciphertext, tag) = rest.split_last_chunk()?;
         Some(Self { version, nonce, ciphertext, tag })
     }
+}
 
-    /// The value, in a buffer that holds nothing else.
-    pub(super) fn open(&self, cipher: &KcXaes256Gcm, associated_data: &[u8]) -> Result<Vec<u8>, OpenError> {
-        let mut value = vec![0; self.ciphertext.len()];
-        cipher.open_into(self.nonce, associated_data, (self.ciphertext, self.tag), &mut value)?;
-        Ok(value)
+/// Seals the values of a batch. Their nonces count up from one that the operating system gives, so that a key is derived once
+/// for all of them.
+pub(super) struct Sealer<'a> {
+    version: DataKeyVersion,
+    key: PrefixKey<'a>,
+    prefix: NoncePrefix,
+    // Only its last 12 bytes are used.
+    next: u128,
+}
+
+impl<'a> Sealer<'a> {
+    pub(super) fn new(version: DataKeyVersion, cipher: &'a KcXaes256Gcm) -> Self {
+        let mut nonce = [0; NONCE_BYTES];
+        os_random(&mut nonce);
+        let (prefix, first) = halves(&nonce);
+        let mut next = [0; 16];
+        next[4..].copy_from_slice(&first);
+        Self { version, key: cipher.for_prefix(prefix), prefix, next: u128::from_be_bytes(next) }
+    }
+
+    pub(super) fn version(&self) -> DataKeyVersion {
+        self.version
+    }
+
+    pub(super) fn seal(&mut self, associated_data: &[u8], value: &[u8]) -> Result<Vec<u8>, SealError> {
+        let rest = self.next_rest();
+        let mut sealed = Vec::with_capacity(value.len() + OVERHEAD_BYTES);
+        sealed.extend_from_slice(&header(self.version));
+        sealed.extend_from_slice(&self.prefix);
+        sealed.extend_from_slice(&rest);
+        sealed.extend_from_slice(value);
+        let in_out = &mut sealed[HEADER_BYTES + NONCE_BYTES..];
+        let tag = self.key.seal_in_place(rest, associated_data, in_out)?;
+        sealed.extend_from_slice(&tag);
+        Ok(sealed)
+    }
+
+    fn next_rest(&mut self) -> NonceRest {
+        let rest = self.next.to_be_bytes().last_chunk().copied().expect("16 bytes are more than 12");
+        self.next = self.next.wrapping_add(1);
+        rest
     }
 }
 
-/// Seals a value under a nonce that was never used before.
-pub(super) fn seal(
-    (version, cipher): (DataKeyVersion, &KcXaes256Gcm),
-    nonce: &[u8; NONCE_BYTES],
-    associated_data: &[u8],
-    value: &[u8],
-) -> Result<Vec<u8>, SealError> {
-    let mut sealed = Vec::with_capacity(value.len() + OVERHEAD_BYTES);
-    sealed.extend_from_slice(&header(version));
-    sealed.extend_from_slice(nonce);
-    sealed.extend_from_slice(value);
-    let tag = cipher.seal_in_place(nonce, associated_data, &mut sealed[HEADER_BYTES + NONCE_BYTES..])?;
-    sealed.extend_from_slice(&tag);
-    Ok(sealed)
+/// Opens the values of a batch. The key of the last one is kept, since values that were sealed together are often read together.
+#[derive(Default)]
+pub(super) struct Opener<'a> {
+    last: Option<(&'a KcXaes256Gcm, NoncePrefix, PrefixKey<'a>)>,
+}
+
+impl<'a> Opener<'a> {
+    /// The value, in a buffer that holds nothing else.
+    pub(super) fn open(
+        &mut self,
+        cipher: &'a KcXaes256Gcm,
+        sealed: &SealedParts<'_>,
+        associated_data: &[u8],
+    ) -> Result<Vec<u8>, OpenError> {
+        let (prefix, rest) = halves(sealed.nonce);
+        let last = self.last.take().filter(|(of, began, _)| std::ptr::eq(*of, cipher) && *began == prefix);
+        let (.., key) = self.last.insert(last.unwrap_or_else(|| (cipher, prefix, cipher.for_prefix(prefix))));
+        let mut value = vec![0; sealed.ciphertext.len()];
+        key.open_into(rest, associated_data, (sealed.ciphertext, sealed.tag), &mut value)?;
+        Ok(value)
+    }
 }
 
 /// The associated data of one column and key version after another: what stays the same is written once.
@@ -106,4 +153,22 @@ pub(crate) fn push_prefixed(bytes: &mut Vec<u8>, name: &str) {
 pub(super) fn header(version: DataKeyVersion) -> [u8; HEADER_BYTES] {
     let [a, b, c, d] = version.0.to_be_bytes();
     [FORMAT, a, b, c, d]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_counter_of_a_batch_wraps_around() {
+        let cipher = KcXaes256Gcm::new(&[7; 32]);
+        let mut sealer = Sealer::new(DataKeyVersion::FIRST, &cipher);
+        sealer.next = (1 << 96) - 1;
+        let [last, first] = [0, 1].map(|_| sealer.seal(b"place", b"value").expect("it is short"));
+        for (sealed, rest) in [(last, [0xff; 12]), (first, [0; 12])] {
+            let parts = SealedParts::parse(&sealed).expect("it is a sealed value");
+            assert_eq!(halves(parts.nonce), (sealer.prefix, rest));
+            assert_eq!(Opener::default().open(&cipher, &parts, b"place").as_deref(), Ok(&b"value"[..]));
+        }
+    }
 }

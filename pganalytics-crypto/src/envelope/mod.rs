@@ -10,7 +10,7 @@
 //! |---|---|
 //! | 1 | format, 1 |
 //! | 4 | version of the data key within the column's purpose, big endian |
-//! | 24 | nonce, random |
+//! | 24 | nonce: random, and in a batch counting up from there |
 //! | as the value | ciphertext |
 //! | 16 | tag of AES-256-GCM |
 //! | 32 | commitment to the key |

@@ -7,7 +7,7 @@
 use std::fmt::{self, Debug};
 
 use crate::suite::backend::{BLOCK_BYTES, Backend, DefaultBackend, MAX_MESSAGE_BYTES};
-use crate::suite::derivation::RootKey;
+use crate::suite::derivation::{RootKey, halves};
 use crate::suite::{KEY_BYTES, NONCE_BYTES, OpenError, SealError};
 
 /// Bytes of a tag of plain XAES-256-GCM.
@@ -35,8 +35,8 @@ impl<B: Backend> Xaes256Gcm<B> {
         if in_out.len() as u64 > MAX_MESSAGE_BYTES {
             return Err(SealError);
         }
-        let message = self.0.derive(nonce);
-        B::gcm_seal(message.key(), message.nonce, associated_data, in_out)
+        let (prefix, rest) = halves(nonce);
+        B::gcm_seal(&self.0.derive(prefix).gcm, rest, associated_data, in_out)
     }
 
     /// Turns ciphertext back into plain text. On failure `in_out` holds nothing of it.
@@ -53,8 +53,8 @@ impl<B: Backend> Xaes256Gcm<B> {
         if in_out.len() as u64 > MAX_MESSAGE_BYTES {
             return Err(OpenError);
         }
-        let message = self.0.derive(nonce);
-        B::gcm_open(message.key(), message.nonce, associated_data, in_out, tag)
+        let (prefix, rest) = halves(nonce);
+        B::gcm_open(&self.0.derive(prefix).gcm, rest, associated_data, in_out, tag)
     }
 }
 

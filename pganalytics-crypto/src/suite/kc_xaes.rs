@@ -3,7 +3,7 @@ use std::fmt::{self, Debug};
 use subtle::{Choice, ConstantTimeEq};
 
 use crate::suite::backend::{BLOCK_BYTES, Backend, Block, DefaultBackend, MAX_MESSAGE_BYTES};
-use crate::suite::derivation::{MessageKey, RootKey};
+use crate::suite::derivation::{DerivedKey, NoncePrefix, NonceRest, RootKey, halves};
 
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 32;
@@ -16,6 +16,12 @@ pub const TAG_BYTES: usize = 48;
 ///
 /// It also implements the traits of the crate `aead`.
 pub struct KcXaes256Gcm<B: Backend = DefaultBackend>(RootKey<B>);
+
+/// A key for all nonces that begin alike.
+pub(crate) struct PrefixKey<'a, B: Backend = DefaultBackend> {
+    root: &'a RootKey<B>,
+    derived: DerivedKey<B>,
+}
 
 /// The message is longer than AES-256-GCM can seal: 64 GiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -43,16 +49,8 @@ impl<B: Backend> KcXaes256Gcm<B> {
         associated_data: &[u8],
         in_out: &mut [u8],
     ) -> Result<[u8; TAG_BYTES], SealError> {
-        if in_out.len() as u64 > MAX_MESSAGE_BYTES {
-            return Err(SealError);
-        }
-        let message = self.0.derive(nonce);
-        let commitment = self.0.commitment(&message);
-        let tag = B::gcm_seal(message.key(), message.nonce, associated_data, in_out)?;
-        let mut whole = [0; TAG_BYTES];
-        whole[..BLOCK_BYTES].copy_from_slice(&tag);
-        whole[BLOCK_BYTES..].copy_from_slice(commitment.as_flattened());
-        Ok(whole)
+        let (prefix, rest) = halves(nonce);
+        self.for_prefix(prefix).seal_in_place(rest, associated_data, in_out)
     }
 
     /// Turns ciphertext back into plain text. On failure `in_out` holds nothing of it.
@@ -66,36 +64,70 @@ impl<B: Backend> KcXaes256Gcm<B> {
         in_out: &mut [u8],
         tag: &[u8; TAG_BYTES],
     ) -> Result<(), OpenError> {
-        let (message, tag) = self.committed(nonce, in_out.len(), tag)?;
-        B::gcm_open(message.key(), message.nonce, associated_data, in_out, tag)
+        let (prefix, rest) = halves(nonce);
+        self.for_prefix(prefix).open_in_place(rest, associated_data, in_out, tag)
     }
 
-    /// The same from one buffer into another one of the same length, which saves a copy.
+    /// Derives what is the same for all nonces that begin like this: with short messages that is most of the work.
+    pub(crate) fn for_prefix(&self, prefix: NoncePrefix) -> PrefixKey<'_, B> {
+        PrefixKey { root: &self.0, derived: self.0.derive(prefix) }
+    }
+}
+
+impl<B: Backend> PrefixKey<'_, B> {
+    pub(crate) fn seal_in_place(
+        &self,
+        rest: NonceRest,
+        associated_data: &[u8],
+        in_out: &mut [u8],
+    ) -> Result<[u8; TAG_BYTES], SealError> {
+        if in_out.len() as u64 > MAX_MESSAGE_BYTES {
+            return Err(SealError);
+        }
+        let commitment = self.root.commitment(&self.derived, rest);
+        let tag = B::gcm_seal(&self.derived.gcm, rest, associated_data, in_out)?;
+        let mut whole = [0; TAG_BYTES];
+        whole[..BLOCK_BYTES].copy_from_slice(&tag);
+        whole[BLOCK_BYTES..].copy_from_slice(commitment.as_flattened());
+        Ok(whole)
+    }
+
+    pub(crate) fn open_in_place(
+        &self,
+        rest: NonceRest,
+        associated_data: &[u8],
+        in_out: &mut [u8],
+        tag: &[u8; TAG_BYTES],
+    ) -> Result<(), OpenError> {
+        let tag = self.committed(rest, in_out.len(), tag)?;
+        B::gcm_open(&self.derived.gcm, rest, associated_data, in_out, tag)
+    }
+
+    /// Opens from one buffer into another one of the same length, which saves a copy.
     pub(crate) fn open_into(
         &self,
-        nonce: &[u8; NONCE_BYTES],
+        rest: NonceRest,
         associated_data: &[u8],
         (ciphertext, tag): (&[u8], &[u8; TAG_BYTES]),
         plain: &mut [u8],
     ) -> Result<(), OpenError> {
-        let (message, tag) = self.committed(nonce, ciphertext.len(), tag)?;
-        B::gcm_open_into(message.key(), message.nonce, associated_data, (ciphertext, tag), plain)
+        let tag = self.committed(rest, ciphertext.len(), tag)?;
+        B::gcm_open_into(&self.derived.gcm, rest, associated_data, (ciphertext, tag), plain)
     }
 
-    /// The key of a message and the tag of GCM, if the commitment is one to this key.
+    /// The tag of GCM, if the commitment is one to this key.
     fn committed<'a>(
         &self,
-        nonce: &[u8; NONCE_BYTES],
+        rest: NonceRest,
         message_bytes: usize,
         tag: &'a [u8; TAG_BYTES],
-    ) -> Result<(MessageKey, &'a Block), OpenError> {
+    ) -> Result<&'a Block, OpenError> {
         if message_bytes as u64 > MAX_MESSAGE_BYTES {
             return Err(OpenError);
         }
-        let message = self.0.derive(nonce);
         let [tag, committed @ ..] = tag.as_chunks().0.first_chunk::<3>().expect("a tag has three blocks");
-        let is_committed = bool::from(is_same(&self.0.commitment(&message), committed));
-        is_committed.then_some((message, tag)).ok_or(OpenError)
+        let is_committed = bool::from(is_same(&self.root.commitment(&self.derived, rest), committed));
+        is_committed.then_some(tag).ok_or(OpenError)
     }
 }
 

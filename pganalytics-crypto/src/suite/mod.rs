@@ -34,5 +34,7 @@ mod traits;
 #[cfg(feature = "aws-lc")]
 pub use aws_lc::AwsLc;
 pub use backend::{Backend, DefaultBackend};
+pub(crate) use derivation::{NoncePrefix, NonceRest, halves};
+pub(crate) use kc_xaes::PrefixKey;
 pub use kc_xaes::{KEY_BYTES, KcXaes256Gcm, NONCE_BYTES, OpenError, SealError, TAG_BYTES};
 pub use rust_crypto::RustCrypto;

@@ -14,6 +14,7 @@ impl Backend for RustCrypto {}
 
 impl Primitives for RustCrypto {
     type BlockKey = Aes256;
+    type GcmKey = Aes256Gcm;
 
     fn expand(key: &[u8; KEY_BYTES]) -> Aes256 {
         Aes256::new(key.into())
@@ -23,41 +24,39 @@ impl Primitives for RustCrypto {
         key.encrypt_blocks(Array::cast_slice_from_core_mut(blocks));
     }
 
+    fn gcm_key(key: &[u8; KEY_BYTES]) -> Aes256Gcm {
+        Aes256Gcm::new(key.into())
+    }
+
     fn gcm_seal(
-        key: &[u8; KEY_BYTES],
+        key: &Aes256Gcm,
         nonce: [u8; GCM_NONCE_BYTES],
         associated_data: &[u8],
         in_out: &mut [u8],
     ) -> Result<Block, SealError> {
-        let cipher = Aes256Gcm::new(key.into());
-        let tag = cipher.encrypt_inout_detached(&nonce.into(), associated_data, in_out.into());
+        let tag = key.encrypt_inout_detached(&nonce.into(), associated_data, in_out.into());
         tag.map(Into::into).map_err(|_| SealError)
     }
 
     fn gcm_open(
-        key: &[u8; KEY_BYTES],
+        key: &Aes256Gcm,
         nonce: [u8; GCM_NONCE_BYTES],
         associated_data: &[u8],
         in_out: &mut [u8],
         tag: &Block,
     ) -> Result<(), OpenError> {
-        let cipher = Aes256Gcm::new(key.into());
-        cipher
-            .decrypt_inout_detached(&nonce.into(), associated_data, in_out.into(), tag.into())
+        key.decrypt_inout_detached(&nonce.into(), associated_data, in_out.into(), tag.into())
             .map_err(|_| OpenError)
     }
 
     fn gcm_open_into(
-        key: &[u8; KEY_BYTES],
+        key: &Aes256Gcm,
         nonce: [u8; GCM_NONCE_BYTES],
         associated_data: &[u8],
         (ciphertext, tag): (&[u8], &Block),
         plain: &mut [u8],
     ) -> Result<(), OpenError> {
-        let cipher = Aes256Gcm::new(key.into());
         let in_out = InOutBuf::new(ciphertext, plain).map_err(|_| OpenError)?;
-        cipher
-            .decrypt_inout_detached(&nonce.into(), associated_data, in_out, tag.into())
-            .map_err(|_| OpenError)
+        key.decrypt_inout_detached(&nonce.into(), associated_data, in_out, tag.into()).map_err(|_| OpenError)
     }
 }
