@@ -285,6 +285,22 @@ fn keys_are_never_printed() {
     assert!(!format!("{target:?}").contains(&secret.expose()[16..30]));
 }
 
+#[tokio::test]
+async fn a_range_may_end_within_the_last_chunk() {
+    let target = encrypted(&memory(&ManualClock::new()), managed(manager()));
+    // Long enough to be read in parts.
+    let bytes = content(9 * 64 * 1024 + 7);
+    target.put(&path("object"), Bytes::from(bytes.clone()), PutMode::Create).await.unwrap();
+    let size = bytes.len() as u64;
+    for (start, end) in
+        [(0, size - 1), (size - 2, size - 1), (size - 7, size), (size - 8, size - 6), (size, size + 1)]
+    {
+        let part = target.get(&path("object"), Some(start..end)).await.unwrap().unwrap();
+        let within = |at: u64| usize::try_from(at).unwrap().min(bytes.len());
+        assert!(part == bytes[within(start)..within(end)], "{start}..{end}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 

@@ -64,11 +64,12 @@ impl<T: BackupTarget> EncryptedBackupTarget<T> {
     ) -> Result<Option<Bytes>, Failure> {
         let chunk = CHUNK_BYTES as u64;
         let content = content(info.size);
-        let is_to_end = range.end >= content;
         let (start, end) = (range.start.min(content), range.end.min(content));
         // To say that there is nothing more, the last chunk has to be seen.
         let first = start.min(content.saturating_sub(1)) / chunk;
         let behind = end.div_ceil(chunk).max(first + 1);
+        // The last chunk is sealed as such, also for a range that ends somewhere in it.
+        let is_to_end = behind >= content.div_ceil(chunk);
         let Some(header) = self.inner.get(path, Some(0..HEADER_BYTES as u64)).await? else { return Ok(None) };
         let key = self.payload_key(path, &header).await?;
         let Some(sealed) = self.inner.get(path, Some(sealed_range(first, behind, info.size))).await? else {
