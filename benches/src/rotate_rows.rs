@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use pganalytics_core::audit::Actor;
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::keys::{Column, DataKeyVersion, FieldCipher, MemoryDataKeyStore, SealRequest};
 use pganalytics_core::random::{OsRandom, RandomExt, os_secret};
@@ -36,8 +37,10 @@ pub(crate) async fn run(rounds: u32) -> anyhow::Result<Summary> {
     Migrator::new().up(&database, None).await?;
     let rows: Vec<Uuid> = (0..ROWS).map(|_| OsRandom.uuid_v7(&SystemClock)).collect();
     insert(&database, &*cipher, &rows).await?;
+    let (clock, random) = (Arc::new(SystemClock), Arc::new(OsRandom));
     let reencryption =
-        Reencryption::new(database.clone(), cipher.clone()).with_pace(Pace::new(BATCH, Duration::ZERO));
+        Reencryption::new(database.clone(), cipher.clone(), clock, random, Actor::system("bench"))
+            .with_pace(Pace::new(BATCH, Duration::ZERO));
     let mut measured = Vec::new();
     // The first round warms up.
     for round in 0..=rounds {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::TimeDelta;
+use pganalytics_core::audit::Actor;
 use pganalytics_core::idempotency::IdempotencyStore;
 use pganalytics_core::leader::{LeaderTask, Lease};
 use pganalytics_store::postgres::running_servers::{self, RunningServer};
@@ -247,7 +248,10 @@ async fn keep_partitions(app: App) -> Result<(), StoreError> {
 
 /// Seals anew what older data keys have sealed.
 async fn re_encrypt(app: App) -> Result<(), StoreError> {
-    let done = Reencryption::new(app.database.clone(), app.cipher.clone()).run().await?;
+    let actor = Actor::system("re-encryption");
+    let (clock, random) = (Arc::clone(&app.clock), Arc::clone(&app.random));
+    let reencryption = Reencryption::new(app.database.clone(), app.cipher.clone(), clock, random, actor);
+    let done = reencryption.run().await?;
     if done.rows > 0 {
         tracing::info!(rows = done.rows, "rows were sealed anew, under the newest data keys");
     }

@@ -252,8 +252,9 @@ pub async fn encryption_migrator(
 /// When the database or the key manager cannot be reached, or the keys cannot be used.
 pub async fn reencryption(config: &ServerConfig, actor: Actor) -> Result<Reencryption, WiringError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let cipher = administrative_cipher(config, actor, &clock).await?;
-    Ok(Reencryption::new(database(&config.database)?, Arc::new(cipher)))
+    let cipher = administrative_cipher(config, actor.clone(), &clock).await?;
+    let database = database(&config.database)?;
+    Ok(Reencryption::new(database, Arc::new(cipher), clock, Arc::new(OsRandom), actor))
 }
 
 async fn administrative_cipher(
@@ -396,7 +397,7 @@ fn assemble(
     let cipher: Arc<dyn FieldCipher> = Arc::new(cipher);
     let sealer = ColumnSealer::new(Arc::clone(&cipher), phase);
     let users = Arc::new(PostgresUserStore::new(database.clone(), sealer.clone(), Arc::clone(&clock)));
-    let sessions = session_store(&config, &database, &clock, &random)?;
+    let sessions = session_store(&config, &database, &cipher, (&clock, &random))?;
     let tokens = Arc::new(PostgresTokenStore::new(database.clone(), sealer.clone(), Arc::clone(&clock)));
     let families = Arc::new(PostgresRefreshTokenStore::new(database.clone(), Arc::clone(&clock)));
     let refresh_tokens = RefreshTokens::new(families, sessions.clone(), refresh_tokens_config(&config));
@@ -503,8 +504,8 @@ fn signer_config(config: &ServerConfig) -> Result<Ed25519SignerConfig, WiringErr
 fn session_store(
     config: &ServerConfig,
     database: &Database,
-    clock: &Arc<dyn Clock>,
-    random: &Arc<dyn Random>,
+    cipher: &Arc<dyn FieldCipher>,
+    (clock, random): (&Arc<dyn Clock>, &Arc<dyn Random>),
 ) -> Result<Arc<dyn SessionStore>, WiringError> {
     let limit = session_limit(&config.auth);
     Ok(match config.auth.session_store {
@@ -515,7 +516,10 @@ fn session_store(
         SessionStoreKind::Redis => {
             let redis = redis(&config.redis, random)?;
             let epochs = Arc::new(PostgresSessionEpochs::new(database.clone(), Arc::clone(clock)));
-            let store = RedisSessionStore::new(redis, epochs, Arc::clone(clock), Arc::clone(random));
+            let mut store = RedisSessionStore::new(redis, epochs, Arc::clone(clock), Arc::clone(random));
+            if config.redis.seal_sessions {
+                store = store.sealed_by(Arc::clone(cipher));
+            }
             Arc::new(store.with_limit(limit))
         }
     })

@@ -18,6 +18,8 @@ use crate::{Child, free_port, wait_until};
 const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
 const FOLDERS: [&str; 3] = ["/usr/local/bin", "/usr/bin", "/usr/sbin"];
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
+const LAST_WORD: &str = "that-was-all";
+const LAST_REPLY: &str = "$12\r\nthat-was-all";
 const REPLY_LIMIT: Duration = Duration::from_secs(2);
 const PORT_ATTEMPTS: usize = 5;
 
@@ -215,12 +217,19 @@ pub(crate) async fn reply(port: u16, password: Option<&str>, commands: &str) -> 
     let ask = async {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.ok()?;
         let login = password.map(|password| format!("AUTH {password}\r\n")).unwrap_or_default();
-        stream.write_all(format!("{login}{commands}\r\n").as_bytes()).await.ok()?;
-        // Not QUIT, which sentinels do not know.
-        stream.shutdown().await.ok()?;
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).await.ok()?;
-        Some(reply)
+        // Its reply is the last one. Not the end of the stream, at which Redis may drop what it has not sent yet.
+        let commands = format!("{login}{commands}\r\nPING {LAST_WORD}\r\n");
+        stream.write_all(commands.as_bytes()).await.ok()?;
+        let mut reply = Vec::new();
+        loop {
+            if stream.read_buf(&mut reply).await.ok()? == 0 {
+                return None;
+            }
+            let text = String::from_utf8_lossy(&reply);
+            if let Some(end) = text.find(LAST_REPLY).or_else(|| text.find("-NOAUTH")) {
+                return Some(text[..end].to_owned());
+            }
+        }
     };
     timeout(REPLY_LIMIT, ask).await.ok().flatten()
 }

@@ -30,6 +30,9 @@ pub struct RedisConfig {
     pub tls_authorities: Option<PathBuf>,
     /// Stands before every key and channel.
     pub prefix: String,
+    /// Whether sessions are sealed (`auth.session_store`): who reads Redis then sees whose session it is and when it ends, but
+    /// neither address nor client nor data. Whoever changes it signs everybody out.
+    pub seal_sessions: bool,
     /// Milliseconds that a call may take. A Redis that does not answer costs this once; then it is left alone for a while.
     pub deadline_milliseconds: Bounded<10, 10_000>,
 }
@@ -45,6 +48,7 @@ impl Default for RedisConfig {
             tls: false,
             tls_authorities: None,
             prefix: "pganalytics:".into(),
+            seal_sessions: false,
             deadline_milliseconds: Bounded::new(250),
         }
     }

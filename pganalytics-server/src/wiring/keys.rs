@@ -23,6 +23,8 @@ use pganalytics_store::postgres::{
     AlertWebhook, ApiTokenDigest, ConfigText, UserPassword, key_use, sealed_replies,
 };
 
+use pganalytics_store::redis::RedisSessionStore;
+
 use super::WiringError;
 use crate::api::ReplySealer;
 use crate::config::{self, EncryptionConfig, KeyManagerConfig, ServerConfig, VaultLogin};
@@ -179,6 +181,10 @@ pub(super) async fn cipher(
     for purpose in PURPOSES {
         let version = minimum.take(purpose);
         envelope = envelope.with_purpose(purpose, PurposeConfig::default().from_version(version));
+    }
+    if config.redis.seal_sessions {
+        let sessions = PurposeConfig::default().from_version(minimum.take(RedisSessionStore::PURPOSE));
+        envelope = envelope.with_purpose(RedisSessionStore::PURPOSE, sessions);
     }
     let tokens = PurposeConfig::default()
         .from_version(minimum.take(API_TOKENS))

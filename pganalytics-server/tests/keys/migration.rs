@@ -118,6 +118,9 @@ async fn old_server_writes_during_migration() {
     assert_eq!(plain, None);
 
     succeed(&cluster, &["keys", "migrate", "--finalise"]).await;
+    let phases = "SELECT after ->> 'phase', count(*) FROM change_events WHERE action = 'encryption.change' \
+                  GROUP BY 1 ORDER BY 1";
+    assert_eq!(cluster.rows(phases).await, [("final".into(), 1), ("sealed".into(), 1)]);
     assert_eq!(sign_in(&cluster, "sealed alone, 1 and 2").await, 200, "under the server that ran meanwhile");
     assert!(is_accepted(&cluster, &older).await);
 }

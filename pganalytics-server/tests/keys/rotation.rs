@@ -74,6 +74,13 @@ async fn rotation_survives_kill() {
     let said = succeed(&cluster, &["keys", "re-encrypt"]).await;
     assert_eq!(said, "0 rows were sealed anew\n", "and nothing is done twice");
 
+    let events = cluster
+        .number(
+            "SELECT count(*) FROM change_events WHERE action = 'encryption.re_encrypt' AND after ? 'rows'",
+        )
+        .await;
+    assert!(events >= 1, "a run that changed something is recorded");
+
     for (purpose, newest, _) in &expected {
         for version in 1..*newest {
             succeed(&cluster, &["keys", "retire", purpose, &version.to_string()]).await;

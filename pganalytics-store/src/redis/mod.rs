@@ -11,6 +11,7 @@ mod connector;
 mod error;
 mod notifier;
 mod sentinel;
+mod session_payload;
 mod session_scripts;
 mod sessions;
 

@@ -40,7 +40,7 @@ pub(super) const KEEP_UNTIL: &str = "
 redis.call('SADD', KEYS[1], ARGV[1])
 if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end";
 
-/// The sessions of a user. Key: the neighbours. Arguments: what stands before an id, the user.
+/// The sessions of a user, each with its id besides. Key: the neighbours. Arguments: what stands before an id, the user.
 pub(super) const LIST: &str = "
 local found = {}
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
@@ -48,7 +48,10 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
     if not user then
         redis.call('ZREM', KEYS[1], id)
     elseif user == ARGV[2] then
-        found[#found + 1] = redis.call('HGETALL', ARGV[1] .. id)
+        local fields = redis.call('HGETALL', ARGV[1] .. id)
+        fields[#fields + 1] = 'id'
+        fields[#fields + 1] = id
+        found[#found + 1] = fields
     end
 end
 return found";

@@ -7,6 +7,7 @@ use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
 use pganalytics_core::clock::Clock;
 use pganalytics_core::error::BackendError;
 use pganalytics_core::ids::UserId;
+use pganalytics_core::keys::FieldCipher;
 use pganalytics_core::random::{Random, RandomExt};
 use pganalytics_core::session::{
     Epoch, IdpSession, NewSession, SaveOutcome, Session, SessionEpochs, SessionError, SessionId,
@@ -18,6 +19,7 @@ use sha2::{Digest, Sha256};
 use super::client::{RedisClient, command};
 use super::connector::Link;
 use super::error::BACKEND;
+use super::session_payload::{self, SessionPayload};
 use super::session_scripts::{
     CREATE, DELETE, KEEP_UNTIL, LIST, ROTATE, SAVE, SWEEP_OVER, SWEEP_REVOKED, TOUCH, eval,
 };
@@ -61,11 +63,15 @@ pub struct RedisSessionStore {
     epochs: Arc<dyn SessionEpochs>,
     limit: Option<SessionLimit>,
     max_bytes: usize,
+    payload: SessionPayload,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
 }
 
 impl RedisSessionStore {
+    /// What the data keys of [`RedisSessionStore::sealed_by`] are for.
+    pub const PURPOSE: &str = session_payload::PURPOSE;
+
     /// Sessions in this Redis, of users whose epochs are kept there.
     pub fn new(
         client: RedisClient,
@@ -73,7 +79,16 @@ impl RedisSessionStore {
         clock: Arc<dyn Clock>,
         random: Arc<dyn Random>,
     ) -> Self {
-        Self { client, epochs, limit: None, max_bytes: MAX_BYTES, clock, random }
+        let payload = SessionPayload::default();
+        Self { client, epochs, limit: None, max_bytes: MAX_BYTES, payload, clock, random }
+    }
+
+    /// Seals what whoever reads Redis has no business with: provider, address and client of a session, and the application's
+    /// data. Whose session it is, its times and the hash of its secret stay as they are. Sessions that are there already and are
+    /// not sealed end.
+    #[must_use]
+    pub fn sealed_by(self, cipher: Arc<dyn FieldCipher>) -> Self {
+        Self { payload: SessionPayload::sealed_by(cipher), ..self }
     }
 
     /// Limits the live sessions of one user; without this there is no limit.
@@ -96,9 +111,24 @@ impl RedisSessionStore {
         self.clock.now().trunc_subsecs(6)
     }
 
-    fn check_size(&self, document: &str, data: &str) -> Result<(), SessionError> {
-        let (size, limit) = (document.len() + data.len(), self.max_bytes);
-        if size > limit { Err(SessionError::TooLarge { size, limit }) } else { Ok(()) }
+    /// What Redis keeps of a session besides what it goes by.
+    async fn close(&self, session: &Session) -> Result<[String; 2], SessionError> {
+        let texts = texts(session)?;
+        let (size, limit) = (texts[0].len() + texts[1].len(), self.max_bytes);
+        if size > limit {
+            return Err(SessionError::TooLarge { size, limit });
+        }
+        self.payload.close(session.id, texts).await
+    }
+
+    async fn open(
+        &self,
+        id: SessionId,
+        fields: &HashMap<String, String>,
+    ) -> Result<Option<Kept>, SessionError> {
+        let texts = [text(fields, "document")?, text(fields, "data")?];
+        let Some(session) = self.payload.open(id, texts).await? else { return Ok(None) };
+        Kept::read(session, fields).map(Some)
     }
 
     /// The session of that id, with its secret's hash, if it is live.
@@ -107,7 +137,7 @@ impl RedisSessionStore {
         if fields.is_empty() {
             return Ok(None);
         }
-        let kept = Kept::read(&fields)?;
+        let Some(kept) = self.open(id, &fields).await? else { return Ok(None) };
         let is_live = !kept.session.is_expired(self.now())
             && self.epochs.epoch(kept.session.user).await? == kept.session.epoch;
         Ok(is_live.then_some(kept))
@@ -119,8 +149,7 @@ impl RedisSessionStore {
         session: &Session,
         hash: SessionSecretHash,
     ) -> Result<Option<Vec<SessionId>>, SessionError> {
-        let (document, data) = texts(session)?;
-        self.check_size(&document, &data)?;
+        let [document, data] = self.close(session).await?;
         let max = self.limit.map_or(0, |limit| limit.max.get());
         let evicts = self.limit.is_some_and(|limit| limit.when_full == WhenFull::EvictOldest);
         let create = |link: &Link| {
@@ -188,7 +217,11 @@ impl RedisSessionStore {
             list
         };
         let rows: Vec<HashMap<String, String>> = self.run(list).await?;
-        rows.iter().map(Kept::read).collect()
+        let mut kept = Vec::with_capacity(rows.len());
+        for fields in &rows {
+            kept.extend(self.open(text(fields, "id")?.parse().map_err(corrupt)?, fields).await?);
+        }
+        Ok(kept)
     }
 
     /// Looks at the sessions that should have ended if they were not touched; how many had.
@@ -327,8 +360,7 @@ impl SessionStore for RedisSessionStore {
 
     async fn save(&self, session: &Session) -> Result<SaveOutcome, SessionError> {
         check_data(&session.data)?;
-        let (document, data) = texts(session)?;
-        self.check_size(&document, &data)?;
+        let [_, data] = self.close(session).await?;
         let Some(Kept { session: live, .. }) = self.live(session.id).await? else {
             return Ok(SaveOutcome::Gone);
         };
@@ -435,31 +467,31 @@ struct Kept {
 }
 
 impl Kept {
-    fn read(fields: &HashMap<String, String>) -> Result<Self, SessionError> {
-        let field =
-            |name: &str| fields.get(name).ok_or_else(|| corrupt(format!("field `{name}` is missing")));
-        let number = |name: &str| field(name)?.parse::<i64>().map_err(corrupt);
+    fn read(mut session: Session, fields: &HashMap<String, String>) -> Result<Self, SessionError> {
+        let number = |name: &str| text(fields, name)?.parse::<i64>().map_err(corrupt);
         let time = |name: &str| {
             let time = DateTime::from_timestamp_micros(number(name)?);
             time.ok_or_else(|| corrupt(format!("field `{name}` is no time")))
         };
-        let mut session: Session = serde_json::from_str(field("document")?).map_err(corrupt)?;
-        session.data = serde_json::from_str(field("data")?).map_err(corrupt)?;
         session.version = number("version")?;
         session.last_seen_at = time("seen")?;
         session.idle_expires_at = time("until")?;
         let mut hash = [0; 32];
-        hex::decode_to_slice(field("hash")?, &mut hash).map_err(corrupt)?;
+        hex::decode_to_slice(text(fields, "hash")?, &mut hash).map_err(corrupt)?;
         Ok(Self { session, hash: SessionSecretHash(hash) })
     }
 }
 
+fn text<'a>(fields: &'a HashMap<String, String>, name: &str) -> Result<&'a str, SessionError> {
+    fields.get(name).map(String::as_str).ok_or_else(|| corrupt(format!("field `{name}` is missing")))
+}
+
 /// The parts that never change, and the application's data.
-fn texts(session: &Session) -> Result<(String, String), SessionError> {
+fn texts(session: &Session) -> Result<[String; 2], SessionError> {
     let mut fixed = session.clone();
     fixed.data = serde_json::Value::Null;
     let document = serde_json::to_string(&fixed).map_err(corrupt)?;
-    Ok((document, serde_json::to_string(&session.data).map_err(corrupt)?))
+    Ok([document, serde_json::to_string(&session.data).map_err(corrupt)?])
 }
 
 fn corrupt(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> SessionError {

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use pganalytics_core::clock::SystemClock;
 use pganalytics_core::ids::UserId;
+use pganalytics_core::keys::{FieldCipher, MemoryDataKeyStore};
 use pganalytics_core::random::OsRandom;
 use pganalytics_core::session::{
     Epoch, MemorySessionEpochs, NewSession, RaisedEpoch, SessionEpochs, SessionError, SessionId,
@@ -12,6 +13,8 @@ use pganalytics_core::testing::session::{
     a_full_user_is_refused_one_more_session, the_oldest_session_makes_room,
 };
 use pganalytics_core::testing::{ManualClock, Subject};
+use pganalytics_crypto::env_key_manager::{EnvKeyManager, EnvKeyManagerConfig};
+use pganalytics_crypto::envelope::{EnvelopeConfig, EnvelopeFieldCipher};
 use pganalytics_store::postgres::PostgresSessionEpochs;
 use pganalytics_store::redis::{RedisConfig, RedisSessionStore};
 use pganalytics_testkit::{Redis, redis, redis_cluster, wait_until};
@@ -71,6 +74,63 @@ mod with_tls_a_user_and_epochs_in_postgres {
     }
 
     pganalytics_core::session_contract!(sessions_with_tls());
+}
+
+mod sealed {
+    use super::*;
+
+    async fn sealed_sessions() -> Option<Subject<dyn SessionStore>> {
+        let server = redis(None).await?;
+        let clock = ManualClock::new();
+        let store = store_at(single(&server), &clock).sealed_by(cipher().await);
+        Some(Subject::<dyn SessionStore>::manual(Arc::new(store), clock).keeping(server))
+    }
+
+    pganalytics_core::session_contract!(sealed_sessions());
+}
+
+/// A cipher whose keys lie in memory.
+async fn cipher() -> Arc<dyn FieldCipher> {
+    let variables = [("KEY_DATA_V1".into(), "zu1mGNVOtk7/Kx9Ue6A0KnVDqOHJfQ2bB5rcXw8L4sI=".into())];
+    let manager = EnvKeyManager::new(&EnvKeyManagerConfig::new("KEY", ["data".parse().unwrap()]), variables);
+    let config = EnvelopeConfig::new("data".parse().unwrap()).sealing(RedisSessionStore::PURPOSE);
+    let (store, manager) = (Arc::new(MemoryDataKeyStore::new()), Arc::new(manager.unwrap()));
+    Arc::new(EnvelopeFieldCipher::connect(store, manager, Arc::new(SystemClock), config).await.unwrap())
+}
+
+#[tokio::test]
+async fn redis_shows_nothing_of_a_sealed_session_and_cannot_move_it() {
+    let Some(server) = redis(None).await else { return };
+    let sessions = store_at(single(&server), &ManualClock::new()).sealed_by(cipher().await);
+    let new = || {
+        lasting()
+            .with_client(Some("192.0.2.77".parse().unwrap()), Some("canary of a client".into()))
+            .with_data(serde_json::json!({ "note": "canary of an application" }))
+    };
+    let (token, made) = sessions.create(new()).await.unwrap();
+    let (other, _) = sessions.create(new()).await.unwrap();
+    assert_eq!(sessions.load(&token).await.unwrap(), Some(made));
+    assert_eq!(sessions.list(ANNA).await.unwrap().len(), 2);
+
+    let key = |token: &SessionToken| {
+        let id = token.id();
+        format!("{}{{{}}}:{id}", "*", id.shard())
+    };
+    let name = async |token: &SessionToken| -> String {
+        let found = server.ask(&format!("KEYS {}", key(token))).await;
+        found.lines().find(|line| line.contains(&token.id().to_string())).unwrap().to_owned()
+    };
+    let (from, to) = (name(&token).await, name(&other).await);
+    let kept = server.ask(&format!("HGETALL {from}")).await;
+    assert!(kept.contains("document") && !kept.contains("canary") && !kept.contains("192.0.2.77"), "{kept}");
+
+    let document = server.ask(&format!("HGET {from} document")).await;
+    let document = document.lines().find(|line| line.len() > 100).unwrap();
+    server.ask(&format!("HSET {to} document {document}")).await;
+    assert!(sessions.load(&other).await.unwrap().is_none(), "another session's document does not open");
+    server.ask(&format!("HSET {to} document {{}} data null")).await;
+    assert!(sessions.load(&other).await.unwrap().is_none(), "plain text is no sealed session");
+    assert!(sessions.load(&token).await.unwrap().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

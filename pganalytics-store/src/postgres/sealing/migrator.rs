@@ -3,25 +3,24 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use pganalytics_core::audit::{Action, Actor, Resource};
+use pganalytics_core::audit::Actor;
 use pganalytics_core::clock::Clock;
-use pganalytics_core::error::{BackendError, Retry};
-use pganalytics_core::ids::EventId;
+use pganalytics_core::error::Retry;
 use pganalytics_core::keys::{Ciphertext, FieldCipher, FieldCipherError};
-use pganalytics_core::random::{Random, RandomExt};
+use pganalytics_core::random::Random;
 use pganalytics_core::secret::SecretBytes;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::column::{COLUMNS, ColumnSql};
 use super::phase::EncryptionPhase;
+use super::records::{self, Author};
 use super::remains::{Remains, rewrite};
 use super::rows::{self, Pace, SealedRow};
-use crate::postgres::change_events::{Change, ChangeEvent};
 use crate::postgres::database::Database;
 use crate::postgres::error::StoreError;
 use crate::postgres::running_servers::{self, RunningServer};
-use crate::postgres::unit_of_work::{Begun, CommitError, UnitOfWork, UnitOfWorkLimits};
+use crate::postgres::unit_of_work::UnitOfWork;
 
 /// The lock of the trigger, by which whoever changes the phase waits for writers.
 const WAIT_FOR_WRITERS: &str = "SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock(7411385902663)";
@@ -482,23 +481,12 @@ impl EncryptionMigrator {
     }
 
     async fn begin(&self) -> Result<UnitOfWork, StoreError> {
-        match UnitOfWork::begin(&self.database, None, UnitOfWorkLimits::default()).await? {
-            Begun::Fresh(work) => Ok(work),
-            _ => unreachable!("without a key nothing is replayed"),
-        }
+        records::begin(&self.database).await
     }
 
-    async fn commit(&self, mut work: UnitOfWork, to: EncryptionPhase) -> Result<(), StoreError> {
-        let id = EventId(self.random.uuid_v7(&*self.clock));
-        let action: Action = "encryption.change".parse().expect("the constant is an action");
-        let resource = Resource::new("database", "column_encryption");
-        let event = ChangeEvent::new(id, self.clock.now(), self.actor.clone(), action, resource);
-        let after = Some(serde_json::json!({ "phase": to.as_str() }));
-        work.record(event.with_change(Change { before: None, after }));
-        work.commit().await.map_err(|error| match error {
-            CommitError::Store(error) => error,
-            other => BackendError::later("postgres", other).into(),
-        })
+    async fn commit(&self, work: UnitOfWork, to: EncryptionPhase) -> Result<(), StoreError> {
+        let author = Author { clock: &*self.clock, random: &*self.random, actor: &self.actor };
+        author.commit(work, "encryption.change", serde_json::json!({ "phase": to.as_str() })).await
     }
 
     async fn refuse_old_servers(&self) -> Result<(), EncryptionMigrationError> {

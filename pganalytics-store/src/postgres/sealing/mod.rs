@@ -7,6 +7,7 @@ mod column;
 mod migrator;
 mod phase;
 mod plain;
+mod records;
 mod reencryption;
 mod remains;
 mod rows;

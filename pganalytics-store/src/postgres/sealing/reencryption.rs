@@ -1,12 +1,16 @@
 use std::fmt;
 use std::sync::Arc;
 
+use pganalytics_core::audit::Actor;
+use pganalytics_core::clock::Clock;
 use pganalytics_core::keys::{Ciphertext, FieldCipher, FieldCipherError, FieldRef};
+use pganalytics_core::random::Random;
 use pganalytics_core::secret::SecretBytes;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::column::{COLUMNS, ColumnSql};
+use super::records::{self, Author};
 use super::rows::{self, Pace, SealedRow};
 use crate::postgres::database::Database;
 use crate::postgres::error::StoreError;
@@ -17,6 +21,9 @@ use crate::postgres::error::StoreError;
 pub struct Reencryption {
     database: Database,
     cipher: Arc<dyn FieldCipher>,
+    clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
+    actor: Actor,
     pace: Pace,
     listener: Arc<dyn Fn(&ReencryptionEvent) + Send + Sync>,
 }
@@ -81,9 +88,16 @@ pub async fn key_use(
 }
 
 impl Reencryption {
-    /// On a migrated database, in whatever phase.
-    pub fn new(database: Database, cipher: Arc<dyn FieldCipher>) -> Self {
-        Self { database, cipher, pace: Pace::default(), listener: Arc::new(|_| {}) }
+    /// On a migrated database, in whatever phase, for somebody whom change events name.
+    pub fn new(
+        database: Database,
+        cipher: Arc<dyn FieldCipher>,
+        clock: Arc<dyn Clock>,
+        random: Arc<dyn Random>,
+        actor: Actor,
+    ) -> Self {
+        let (pace, listener) = (Pace::default(), Arc::new(|_: &ReencryptionEvent| {}));
+        Self { database, cipher, clock, random, actor, pace, listener }
     }
 
     /// How fast rows are treated.
@@ -98,7 +112,8 @@ impl Reencryption {
         Self { listener: Arc::new(listener), ..self }
     }
 
-    /// Goes through all columns until nothing is left that another key than the newest has sealed.
+    /// Goes through all columns until nothing is left that another key than the newest has sealed. A run that changed something
+    /// leaves a change event.
     ///
     /// # Errors
     /// When PostgreSQL or the keys cannot be asked. What is done by then stays done.
@@ -113,6 +128,11 @@ impl Reencryption {
                     break;
                 }
             }
+        }
+        if total.rows > 0 {
+            let author = Author { clock: &*self.clock, random: &*self.random, actor: &self.actor };
+            let after = serde_json::json!({ "rows": total.rows, "unreadable": total.unreadable });
+            author.commit(records::begin(&self.database).await?, "encryption.re_encrypt", after).await?;
         }
         Ok(total)
     }
