@@ -8,6 +8,8 @@ mod common;
 mod alert_rules;
 #[path = "postgres/api_tokens.rs"]
 mod api_tokens;
+#[path = "postgres/audit_log.rs"]
+mod audit_log;
 #[path = "postgres/collectors.rs"]
 mod collectors;
 #[path = "postgres/contracts.rs"]

@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
 mod common;
+
+#[path = "postgres_adapters/audit_sink.rs"]
+mod audit_sink;
 #[path = "postgres_adapters/contracts.rs"]
 mod contracts;
 #[path = "postgres_adapters/faults.rs"]

@@ -30,7 +30,8 @@ pub(super) static MIGRATIONS: &[Migration] = migrations![
     "003_metrics",
     "004_tokens_and_alerts",
     "005_sessions",
-    "006_encryption"
+    "006_encryption",
+    "007_audit_logging"
 ];
 
 /// Creates the server's role where that is allowed.

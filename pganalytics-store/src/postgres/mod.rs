@@ -1,6 +1,8 @@
 //! Everything that lives in PostgreSQL: the schema and its migrations, the unit of work, and one module of plain
 //! functions for each table that a program reads and writes inside its own transactions.
 
+mod audit_sink;
+mod binary_copy;
 mod columns;
 mod config;
 mod data_key_store;
@@ -28,6 +30,7 @@ mod user_store;
 
 pub mod alert_rules;
 pub mod api_tokens;
+pub mod audit_log;
 pub mod change_events;
 pub mod collector_config;
 pub mod collectors;
@@ -39,6 +42,7 @@ pub mod running_servers;
 pub mod session_epochs;
 pub mod users;
 
+pub use audit_sink::PostgresAuditSink;
 pub use config::PostgresConfig;
 pub use data_key_store::PostgresDataKeyStore;
 pub use database::{Database, DatabaseConnection};

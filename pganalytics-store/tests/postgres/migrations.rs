@@ -170,7 +170,7 @@ async fn failing_file_is_rolled_back_and_can_be_run_again() {
 
     execute(&database, "DROP TABLE leases").await.unwrap();
     let report = Migrator::new().up(&database, None).await.unwrap();
-    assert_eq!(report.files, ["005_sessions.up.sql", "006_encryption.up.sql"]);
+    assert_eq!(report.files, ["005_sessions.up.sql", "006_encryption.up.sql", "007_audit_logging.up.sql"]);
 }
 
 #[tokio::test]

@@ -3,17 +3,18 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pganalytics_core::audit::{Actor, Resource};
+use pganalytics_core::audit::{Actor, AuditError, AuditEvent, AuditSink, Outcome, Resource};
 use pganalytics_core::idempotency::{Fingerprint, IdempotencyKey, StoredResponse};
 use pganalytics_core::ids::{EventId, UserId};
 use pganalytics_core::random::OsRandom;
 use pganalytics_core::session::{NewSession, SessionLifetimes, SessionStore};
 use pganalytics_core::testing::ManualClock;
 use pganalytics_core::users::UserStore;
+use pganalytics_store::postgres::audit_log::{self, AuditFilter};
 use pganalytics_store::postgres::change_events::ChangeEvent;
 use pganalytics_store::postgres::{
-    Begun, Compatibility, Database, Migrator, PostgresConfig, PostgresSessionStore, PostgresUserStore,
-    UnitOfWork, UnitOfWorkLimits,
+    Begun, Compatibility, Database, Migrator, PostgresAuditSink, PostgresConfig, PostgresSessionStore,
+    PostgresUserStore, UnitOfWork, UnitOfWorkLimits,
 };
 use pganalytics_testkit::{Child, TestDatabase, free_port, missing, wait_until};
 
@@ -155,4 +156,40 @@ async fn make_user(database: &Database, number: u128) {
         }
     };
     tokio::join!(twin(), twin());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn audit_events_go_through_a_transaction_pooler() {
+    let Some((test, direct)) = migrated().await else { return };
+    let Some((_pooler, database)) = through_pooler(&test).await else { return };
+    let clients = (0..4 * SERVER_CONNECTIONS as u128).map(|client| {
+        let sink = PostgresAuditSink::new(database.clone());
+        tokio::spawn(async move {
+            for number in 0..20 {
+                // Half of each batch is the end of the one before, and of that of the next client.
+                let first = client * 100 + number * 5;
+                let mut batch: Vec<AuditEvent> = (first..first + 10).map(audit_event).collect();
+                sink.append(&batch).await.unwrap();
+                batch[3].reason = Some("\0".into());
+                let rejected = sink.append(&batch).await;
+                assert!(matches!(rejected, Err(AuditError::PartlyRejected { .. })), "{rejected:?}");
+            }
+        })
+    });
+    for client in futures::future::join_all(clients).await {
+        client.unwrap();
+    }
+    let filter = AuditFilter::default();
+    let expected = 4 * SERVER_CONNECTIONS as i64 * 100 + 5;
+    assert_eq!(audit_log::count(&mut direct.direct().await.unwrap(), &filter).await.unwrap(), expected);
+    let mut connection = database.read().await.unwrap();
+    assert_eq!(audit_log::list(&mut connection, &filter, None, 1000).await.unwrap().len() as i64, expected);
+}
+
+fn audit_event(number: u128) -> AuditEvent {
+    let (id, action) = (EventId(uuid(number)), "test.event".parse().unwrap());
+    let time = at(i64::try_from(number).unwrap());
+    let mut event = AuditEvent::new(id, time, Actor::system("test"), action, Outcome::Success);
+    event.user_agent = Some(format!("agent {number}"));
+    event
 }

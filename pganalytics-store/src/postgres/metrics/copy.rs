@@ -4,6 +4,7 @@ use sqlx::postgres::PgCopyIn;
 use uuid::Uuid;
 
 use crate::postgres::StoreError;
+use crate::postgres::binary_copy::{HEADER, TRAILER, put_field, put_jsonb, timestamp};
 
 use super::entry::MetricEntry;
 
@@ -11,18 +12,8 @@ const COPY: &str = "COPY metric_rows (collector_id, ts, received_at, entry_id, m
     data) FROM STDIN (FORMAT binary)";
 const FIELDS: i16 = 9;
 
-/// The signature of the binary format, no flags, no header extension.
-const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
-
 /// How much is gathered before it is sent.
 const CHUNK: usize = 256 << 10;
-
-/// The version byte that precedes the text of a jsonb.
-const JSONB: u8 = 1;
-
-/// PostgreSQL counts time in microseconds from 2000-01-01 UTC; this is that moment's UNIX time.
-const EPOCH: i64 = 946_684_800_000_000;
 
 /// Puts entries into `metric_rows` as a binary COPY.
 pub(super) struct RowWriter<'c> {
@@ -98,11 +89,7 @@ impl<'c> RowWriter<'c> {
         self.buffer.extend_from_slice(front);
         let ordinal = i32::try_from(ordinal).expect("an entry has at most 500 000 rows");
         put_field(&mut self.buffer, &ordinal.to_be_bytes());
-        let length_at = self.buffer.len();
-        self.buffer.extend_from_slice(&[0, 0, 0, 0, JSONB]);
-        data(&mut self.buffer);
-        let length = field_length(self.buffer.len() - length_at - 4);
-        self.buffer[length_at..length_at + 4].copy_from_slice(&length);
+        put_jsonb(&mut self.buffer, data);
     }
 
     async fn send_full_chunks(&mut self) -> Result<(), StoreError> {
@@ -112,17 +99,4 @@ impl<'c> RowWriter<'c> {
         }
         Ok(())
     }
-}
-
-fn put_field(into: &mut Vec<u8>, value: &[u8]) {
-    into.extend_from_slice(&field_length(value.len()));
-    into.extend_from_slice(value);
-}
-
-fn field_length(length: usize) -> [u8; 4] {
-    i32::try_from(length).expect("rows are at most 4 MiB").to_be_bytes()
-}
-
-fn timestamp(time: DateTime<Utc>) -> [u8; 8] {
-    (time.timestamp_micros() - EPOCH).to_be_bytes()
 }

@@ -22,15 +22,15 @@ pub struct PartitionDay {
     pub outcome: PartitionOutcome,
 }
 
-/// What became of a day's partition.
+/// What became of the partition of a day, or of a month of the audit log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum PartitionOutcome {
     /// It was there.
     Present,
-    /// It was made. What the default partition held of that day is in it now.
+    /// It was made. What of a day's metrics the default partition held is in it now.
     Made,
-    /// The default partition holds too much of that day to move it, so the day stays there.
+    /// The default partition holds too much of that day's metrics to move them, or any event of that month: there it stays.
     LeftInDefault,
 }
 

@@ -1,0 +1,223 @@
+-- min_app_version: 3.3.0
+
+-- What is proved of each event. A later step seals these rows, so nothing in them is ever changed. Nothing refers to
+-- users: a foreign key would keep them from being deleted, and the event says who it was at that moment.
+CREATE TABLE audit_events (
+    -- Fixed when the event was made, and with the id what a repeat of the event is known by.
+    at timestamptz NOT NULL,
+    id uuid NOT NULL,
+    -- The transaction that stored the row, by which the sealer tells what its last seal could not see. The server's role
+    -- has no right to give it.
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+    -- The sink that stored the row, and its place among those of that sink. Numbers of what was rolled back are missing.
+    writer uuid NOT NULL,
+    writer_sequence bigint NOT NULL,
+    -- For searching: the actor's id, where it is a user of ours.
+    user_id uuid GENERATED ALWAYS AS (
+        CASE WHEN actor_kind = 'user' AND actor_id ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$'
+            THEN actor_id::uuid END
+    ) STORED,
+    actor_kind text COLLATE "C" NOT NULL,
+    actor_id text COLLATE "C",
+    actor_role text COLLATE "C",
+    action text COLLATE "C" NOT NULL,
+    resource_type text COLLATE "C",
+    resource_id text COLLATE "C",
+    outcome text COLLATE "C" NOT NULL,
+    reason text COLLATE "C",
+    changes jsonb,
+    request_id text COLLATE "C",
+    session_id text COLLATE "C",
+    provider text COLLATE "C",
+    -- What ties the personal fields to the event without telling them:
+    --   SHA-256(domain || salt || value)
+    -- with the domain 'pga.audit.actor_name.1', 'pga.audit.address.1' or 'pga.audit.user_agent.1' in ASCII and a zero
+    -- byte, the salt as it is stored, and as value the UTF-8 text, or the 4 or 16 bytes of the address.
+    -- Null where the event has no such field.
+    actor_name_commitment bytea,
+    address_commitment bytea,
+    user_agent_commitment bytea,
+    -- The writer's keyed checksum of the row. Null until writers have keys.
+    mac bytea,
+    CONSTRAINT audit_events_pkey PRIMARY KEY (at, id),
+    CONSTRAINT audit_events_commitment_check CHECK (
+        octet_length(actor_name_commitment) = 32
+        AND octet_length(address_commitment) = 32
+        AND octet_length(user_agent_commitment) = 32
+    )
+)
+PARTITION BY RANGE (at);
+-- The last events of a user.
+CREATE INDEX audit_events_user_idx ON audit_events (user_id, at, id) WHERE user_id IS NOT NULL;
+-- The history of a resource. An index takes no entry of any length, so queries must compare the beginnings too.
+CREATE INDEX audit_events_resource_idx
+    ON audit_events (left(resource_type, 100), left(resource_id, 255), at, id) WHERE resource_type IS NOT NULL;
+-- Refusals and failures of a kind: few beside all events, and what alarms look for.
+CREATE INDEX audit_events_refused_idx ON audit_events (action, at) WHERE outcome <> 'success';
+
+-- What of an event is about a person, apart so that it can be erased while the proof of the event stays. Without the
+-- salt, which goes with it, nobody can find out the value by trying.
+CREATE TABLE audit_personal (
+    at timestamptz NOT NULL,
+    id uuid NOT NULL,
+    actor_name text COLLATE "C",
+    actor_name_salt bytea,
+    address inet,
+    address_salt bytea,
+    user_agent text COLLATE "C",
+    user_agent_salt bytea,
+    CONSTRAINT audit_personal_pkey PRIMARY KEY (at, id),
+    CONSTRAINT audit_personal_salt_check CHECK (
+        (actor_name IS NULL) = (actor_name_salt IS NULL)
+        AND (address IS NULL) = (address_salt IS NULL)
+        AND (user_agent IS NULL) = (user_agent_salt IS NULL)
+        AND octet_length(actor_name_salt) >= 16
+        AND octet_length(address_salt) >= 16
+        AND octet_length(user_agent_salt) >= 16
+    )
+)
+PARTITION BY RANGE (at);
+
+-- For people and dashboards. It hides columns, not rows, so a security barrier would protect nothing and keep conditions
+-- from the indexes; whoever may read it sees addresses.
+CREATE VIEW audit_logs AS
+SELECT e.id, e.at AS "timestamp", e.user_id, e.action, e.resource_type, e.resource_id, e.changes,
+    p.address AS ip_address, p.user_agent
+FROM audit_events e
+LEFT JOIN audit_personal p ON p.at = e.at AND p.id = e.id;
+
+-- These triggers keep a hand from slipping, also that of the owner. What convinces a stranger is the proof.
+CREATE FUNCTION audit_refuse_change() RETURNS trigger
+LANGUAGE plpgsql
+AS $function$
+BEGIN
+    RAISE EXCEPTION '% of % is refused: audit events are never changed', TG_OP, TG_TABLE_NAME
+        USING ERRCODE = 'restrict_violation',
+            HINT = 'Events go by whole partitions once their time is over.';
+END
+$function$;
+
+CREATE FUNCTION audit_refuse_erasure() RETURNS trigger
+LANGUAGE plpgsql
+AS $function$
+BEGIN
+    IF TG_OP = 'DELETE' AND current_setting('pganalytics.audit_erasure', true) = 'on' THEN
+        RETURN NULL;
+    END IF;
+    RAISE EXCEPTION '% of % is refused', TG_OP, TG_TABLE_NAME
+        USING ERRCODE = 'restrict_violation',
+            HINT = 'Personal fields are erased by audit_erase_personal(at, id), for all of an event at once.';
+END
+$function$;
+
+-- A statement that names a partition fires the triggers of that partition alone, so each has its own.
+CREATE FUNCTION audit_guard(guarded regclass, refuse text) RETURNS void
+LANGUAGE plpgsql
+AS $function$
+BEGIN
+    EXECUTE format('CREATE TRIGGER audit_guard BEFORE UPDATE OR DELETE OR TRUNCATE ON %s '
+        'FOR EACH STATEMENT EXECUTE FUNCTION %I()', guarded, refuse);
+    EXECUTE format('ALTER TABLE ONLY %s ENABLE ALWAYS TRIGGER audit_guard', guarded);
+END
+$function$;
+
+-- Takes what comes with a wrong clock, or before its month was made.
+CREATE TABLE audit_events_default PARTITION OF audit_events DEFAULT;
+CREATE TABLE audit_personal_default PARTITION OF audit_personal DEFAULT;
+SELECT audit_guard('audit_events', 'audit_refuse_change'), audit_guard('audit_events_default', 'audit_refuse_change'),
+    audit_guard('audit_personal', 'audit_refuse_erasure'), audit_guard('audit_personal_default', 'audit_refuse_erasure');
+
+-- Makes the partitions of the months (UTC) from that of `first` to that of `last`. A month that the default partition
+-- already holds rows of stays there: they are not moved, since they are not deleted.
+CREATE FUNCTION audit_ensure_partitions(first date, last date)
+RETURNS TABLE (relation text, month date, outcome text)
+LANGUAGE plpgsql
+SECURITY DEFINER
+SET lock_timeout = '3s'
+AS $function$
+DECLARE
+    parent text;
+    namespace text;
+    child text;
+    lower_bound timestamptz;
+    upper_bound timestamptz;
+    strays boolean;
+BEGIN
+    IF last - first > 1830 THEN
+        RAISE EXCEPTION 'no more than 60 months of partitions at a time' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    FOREACH parent IN ARRAY ARRAY['audit_events', 'audit_personal'] LOOP
+        SELECT n.nspname INTO STRICT namespace
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE c.oid = parent::regclass;
+        -- One at a time; writers go on.
+        EXECUTE format('LOCK TABLE ONLY %I.%I IN SHARE UPDATE EXCLUSIVE MODE', namespace, parent);
+        month := date_trunc('month', first::timestamp)::date;
+        WHILE month <= last LOOP
+            relation := parent;
+            child := parent || '_' || to_char(month, 'YYYYMM');
+            lower_bound := month::timestamp AT TIME ZONE 'UTC';
+            upper_bound := (month + interval '1 month') AT TIME ZONE 'UTC';
+            IF to_regclass(format('%I.%I', namespace, child)) IS NOT NULL THEN
+                outcome := 'present';
+            ELSE
+                EXECUTE format('SELECT EXISTS (SELECT FROM %I.%I WHERE at >= $1 AND at < $2)',
+                    namespace, parent || '_default')
+                    INTO strays USING lower_bound, upper_bound;
+                outcome := 'left in default';
+                IF NOT strays THEN
+                    BEGIN
+                        EXECUTE format('CREATE TABLE %I.%I (LIKE %I.%I INCLUDING ALL)',
+                            namespace, child, namespace, parent);
+                        PERFORM audit_guard(format('%I.%I', namespace, child)::regclass,
+                            CASE parent WHEN 'audit_events' THEN 'audit_refuse_change' ELSE 'audit_refuse_erasure' END);
+                        EXECUTE format('ALTER TABLE %I.%I ATTACH PARTITION %I.%I FOR VALUES FROM (%L) TO (%L)',
+                            namespace, parent, namespace, child, lower_bound, upper_bound);
+                        outcome := 'made';
+                    EXCEPTION WHEN check_violation THEN
+                        -- One came since we looked.
+                        NULL;
+                    END;
+                END IF;
+            END IF;
+            RETURN NEXT;
+            month := (month + interval '1 month')::date;
+        END LOOP;
+    END LOOP;
+END
+$function$;
+
+-- Erases the personal fields of these events, given as two arrays of the same length; tells of how many it did. Only the
+-- owner may: an erasure needs an order, which the server cannot give itself.
+CREATE FUNCTION audit_erase_personal(event_at timestamptz[], event_id uuid[]) RETURNS bigint
+LANGUAGE plpgsql
+SECURITY DEFINER
+AS $function$
+DECLARE
+    erased bigint;
+BEGIN
+    PERFORM set_config('pganalytics.audit_erasure', 'on', true);
+    DELETE FROM audit_personal p USING unnest(event_at, event_id) AS e (at, id) WHERE p.at = e.at AND p.id = e.id;
+    GET DIAGNOSTICS erased = ROW_COUNT;
+    PERFORM set_config('pganalytics.audit_erasure', '', true);
+    RETURN erased;
+END
+$function$;
+
+-- Whoever calls these must not be able to put tables of their own in the way of the names that they use.
+DO $block$
+DECLARE
+    function regprocedure;
+BEGIN
+    FOREACH function IN ARRAY ARRAY[
+        'audit_ensure_partitions(date, date)', 'audit_erase_personal(timestamptz[], uuid[])'
+    ]::regprocedure[] LOOP
+        EXECUTE format('ALTER FUNCTION %s SET search_path = pg_catalog, %I, pg_temp', function, current_schema());
+        EXECUTE format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', function);
+    END LOOP;
+END
+$block$;
+REVOKE ALL ON FUNCTION audit_guard(regclass, text) FROM PUBLIC;
+
+-- The first events come before anybody has made partitions ahead.
+SELECT audit_ensure_partitions((now() AT TIME ZONE 'UTC')::date - 1, (now() AT TIME ZONE 'UTC')::date + 62);
