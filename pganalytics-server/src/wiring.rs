@@ -39,9 +39,9 @@ use pganalytics_crypto::recovery::{RecoveryError, RecoveryIdentity};
 use pganalytics_crypto::vault_key_manager::VaultKeyManagerError;
 use pganalytics_store::postgres::running_servers::{self, RunningServer};
 use pganalytics_store::postgres::{
-    ColumnSealer, Database, EncryptionMigrator, EncryptionPhase, PostgresConfig, PostgresDataKeyStore,
-    PostgresRefreshTokenStore, PostgresSessionEpochs, PostgresSessionStore, PostgresSigningKeyStore,
-    PostgresTokenStore, PostgresUserStore, Reencryption, StoreError,
+    ColumnSealer, Database, EncryptionMigrator, EncryptionPhase, EncryptionState, PostgresConfig,
+    PostgresDataKeyStore, PostgresRefreshTokenStore, PostgresSessionEpochs, PostgresSessionStore,
+    PostgresSigningKeyStore, PostgresTokenStore, PostgresUserStore, Reencryption, StoreError,
 };
 use pganalytics_store::redis::{
     RedisAddress, RedisClient, RedisConfig, RedisConfigError, RedisSessionStore, RedisTls, RedisTopology,
@@ -280,7 +280,7 @@ pub async fn servers_without_newest_keys(config: &ServerConfig) -> Result<Vec<Ru
 
 async fn encryption_phase(database: &Database) -> Result<EncryptionPhase, WiringError> {
     let mut connection = database.read().await.map_err(WiringError::Database)?;
-    EncryptionPhase::load(&mut connection).await.map_err(WiringError::Database)
+    Ok(EncryptionState::load(&mut connection).await.map_err(WiringError::Database)?.phase)
 }
 
 /// The keys that sign tokens. Makes the first one where there is none.

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::random::{OsRandom, Random};
-use pganalytics_store::postgres::{Compatibility, Database, Migrator};
+use pganalytics_store::postgres::{Compatibility, Database, EncryptionPhase, EncryptionState, Migrator};
 use serde::Serialize;
 
 use super::{Failure, print};
@@ -104,7 +104,12 @@ async fn examine_database(database: &Database, findings: &mut Vec<Finding>) {
             let detail = format!("PostgreSQL {} answers {} after {took} ms", facts.version, facts.role);
             findings.push(good("database", detail));
             findings.push(facts.clock());
-            findings.push(schema(database).await);
+            let schema = schema(database).await;
+            let is_migrated = schema.outcome == Outcome::Good;
+            findings.push(schema);
+            if is_migrated {
+                findings.push(encryption(database).await);
+            }
             findings.push(facts.rights());
         }
         Err(error) => findings.push(bad(
@@ -130,6 +135,26 @@ async fn schema(database: &Database) -> Finding {
             error_chain(&error),
             "use the program that the schema belongs to; `pganalytics-api migrate status` shows the versions",
         ),
+    }
+}
+
+async fn encryption(database: &Database) -> Finding {
+    let state = async { EncryptionState::load(&mut *database.read().await?).await };
+    match state.await {
+        Ok(EncryptionState { phase: EncryptionPhase::Final, is_rewritten: true }) => {
+            good("encryption", "what is secret is sealed, and nothing of it lies in plain text")
+        }
+        Ok(EncryptionState { phase: EncryptionPhase::Dual, .. }) => warning(
+            "encryption",
+            "passwords, configurations and webhooks lie in plain text, besides or instead of sealed",
+            "when all servers are of this version, run `pganalytics-api keys migrate --run`",
+        ),
+        Ok(_) => warning(
+            "encryption",
+            "what is secret is sealed, but the plain columns have left their values on the disk",
+            "when you will not go back, run `pganalytics-api keys migrate --finalise`",
+        ),
+        Err(error) => bad("encryption", error_chain(&error), "run `pganalytics-api migrate status`"),
     }
 }
 
@@ -175,12 +200,11 @@ impl ServerFacts {
     fn rights(&self) -> Finding {
         let role = &self.role;
         if self.is_superuser {
-            return Finding {
-                what: "rights",
-                outcome: Outcome::Warning,
-                detail: format!("`{role}` is a superuser, who may change the schema and rewrite what is append-only"),
-                remedy: Some("let the server log in as a member of `pganalytics_app`: CREATE ROLE … LOGIN IN ROLE pganalytics_app".into()),
-            };
+            return warning(
+                "rights",
+                format!("`{role}` is a superuser, who may change the schema and rewrite what is append-only"),
+                "let the server log in as a member of `pganalytics_app`: CREATE ROLE … LOGIN IN ROLE pganalytics_app",
+            );
         }
         if self.has_rights {
             return good("rights", format!("`{role}` is a member of `pganalytics_app`"));
@@ -213,6 +237,10 @@ impl Finding {
 
 fn good(what: &'static str, detail: impl Into<String>) -> Finding {
     Finding { what, outcome: Outcome::Good, detail: detail.into(), remedy: None }
+}
+
+fn warning(what: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { what, outcome: Outcome::Warning, detail: detail.into(), remedy: Some(remedy.into()) }
 }
 
 fn bad(what: &'static str, detail: impl Into<String>, remedy: impl Into<String>) -> Finding {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args};
 use indicatif::{ProgressBar, ProgressStyle};
+use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::error::Retry;
 use pganalytics_store::postgres::{
     EncryptionEvent, EncryptionMigrationError, EncryptionMigrator, EncryptionPhase, EncryptionStep,
@@ -54,14 +55,16 @@ impl From<PaceArgs> for Pace {
 }
 
 pub(super) async fn migrate(config: &ServerConfig, args: MigrateArgs) -> Result<(), Failure> {
+    if args.dry_run {
+        show(&survey(config).await?);
+        return Ok(());
+    }
     let progress = Progress::new();
     let migrator = migrator(config, args.pace.into(), &progress).await?;
-    if args.dry_run {
-        show(&migrator.survey().await?);
-    } else if args.run {
+    if args.run {
         migrator.run().await.map_err(failure)?;
         progress.clear();
-        let survey = migrator.survey().await?;
+        let survey = survey(config).await?;
         show(&survey);
         if survey.phase == EncryptionPhase::Sealed {
             print("All servers use what is sealed alone. `keys migrate --finalise` drops the plain columns.");
@@ -71,9 +74,13 @@ pub(super) async fn migrate(config: &ServerConfig, args: MigrateArgs) -> Result<
         progress.clear();
         report(&remains);
     } else {
-        undo(&migrator, &progress).await?;
+        undo(config, &migrator, &progress).await?;
     }
     Ok(())
+}
+
+async fn survey(config: &ServerConfig) -> Result<EncryptionSurvey, Failure> {
+    Ok(EncryptionSurvey::of(&wiring::owner_database(&config.database)?, SystemClock.now()).await?)
 }
 
 /// Decrypts what is sealed, if anything is.
@@ -84,13 +91,17 @@ pub(super) async fn decrypt(config: &ServerConfig) -> Result<(), Failure> {
     }
     let progress = Progress::new();
     let migrator = migrator(config, Pace::default(), &progress).await?;
-    undo(&migrator, &progress).await
+    undo(config, &migrator, &progress).await
 }
 
-async fn undo(migrator: &EncryptionMigrator, progress: &Progress) -> Result<(), Failure> {
+async fn undo(
+    config: &ServerConfig,
+    migrator: &EncryptionMigrator,
+    progress: &Progress,
+) -> Result<(), Failure> {
     migrator.undo().await.map_err(failure)?;
     progress.clear();
-    show(&migrator.survey().await?);
+    show(&survey(config).await?);
     print("Everything is in plain text again, beside what is sealed.");
     Ok(())
 }

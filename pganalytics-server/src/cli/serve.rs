@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 use pganalytics_core::error::Retry;
-use pganalytics_store::postgres::{Compatibility, Migrator};
+use pganalytics_store::postgres::{Compatibility, EncryptionPhase, Migrator};
 use tokio::net::TcpListener;
 
 use super::Failure;
@@ -50,6 +50,9 @@ pub(super) async fn run(command: Serve, config: ServerConfig) -> Result<(), Fail
         () = lifecycle.reached(Phase::Draining) => return Ok(()),
     };
     connected.advance(Phase::Stopping);
+    if app.sealer.phase() != EncryptionPhase::Final {
+        tracing::warn!("there are plain columns still: `pganalytics-api doctor` says what to do");
+    }
     run_until_stopped(app, listener).await;
     Ok(())
 }

@@ -63,9 +63,9 @@ pub use refresh_token_store::PostgresRefreshTokenStore;
 pub use revocation_feed::{RevocationFeed, RevocationFeedConfig};
 pub use sealing::{
     AlertWebhook, ApiTokenDigest, ColumnSealer, ColumnSurvey, ConfigText, EncryptionEvent,
-    EncryptionMigrationError, EncryptionMigrator, EncryptionPhase, EncryptionStep, EncryptionSurvey, KeyUse,
-    NewValue, Pace, Reencrypted, Reencryption, ReencryptionEvent, Remains, StoredColumn, StoredValue,
-    UserPassword, key_use,
+    EncryptionMigrationError, EncryptionMigrator, EncryptionPhase, EncryptionState, EncryptionStep,
+    EncryptionSurvey, KeyUse, NewValue, Pace, Reencrypted, Reencryption, ReencryptionEvent, Remains,
+    StoredColumn, StoredValue, UserPassword, key_use,
 };
 pub use session_epoch_store::PostgresSessionEpochs;
 pub use sessions::{EndedSessions, PostgresSessionStore};

@@ -13,7 +13,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::column::{COLUMNS, ColumnSql};
-use super::phase::EncryptionPhase;
+use super::phase::{EncryptionPhase, EncryptionState};
 use super::records::{self, Author};
 use super::remains::{Remains, rewrite};
 use super::rows::{self, Pace, SealedRow};
@@ -24,6 +24,12 @@ use crate::postgres::unit_of_work::UnitOfWork;
 
 /// The lock of the trigger, by which whoever changes the phase waits for writers.
 const WAIT_FOR_WRITERS: &str = "SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock(7411385902663)";
+
+/// A server that has been silent for so long is gone.
+const SILENCE_MAX: TimeDelta = TimeDelta::seconds(60);
+
+/// How long servers are waited for: longer than one that was killed is remembered.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// How often it is looked whether servers have followed.
 const POLL: Duration = Duration::from_millis(200);
@@ -40,7 +46,6 @@ pub struct EncryptionMigrator {
     random: Arc<dyn Random>,
     actor: Actor,
     pace: Pace,
-    silence_max: TimeDelta,
     patience: Duration,
     listener: Arc<dyn Fn(&EncryptionEvent) + Send + Sync>,
 }
@@ -169,6 +174,21 @@ pub enum EncryptionMigrationError {
 }
 
 impl EncryptionSurvey {
+    /// How far the change is at this time. Needs no keys and changes nothing.
+    ///
+    /// # Errors
+    /// When PostgreSQL cannot answer.
+    pub async fn of(database: &Database, now: DateTime<Utc>) -> Result<Self, StoreError> {
+        let mut connection = database.read().await?;
+        let EncryptionState { phase, is_rewritten } = EncryptionState::load(&mut connection).await?;
+        let mut columns = Vec::new();
+        for column in COLUMNS {
+            columns.push(survey(&mut connection, column, phase).await?);
+        }
+        let servers = running_servers::list(&mut connection, now - SILENCE_MAX).await?;
+        Ok(Self { phase, is_rewritten, columns, servers })
+    }
+
     /// Whether some column holds a value that is sealed and not in plain text beside it. `false` for a database that has no sealed
     /// columns at all.
     ///
@@ -182,7 +202,7 @@ impl EncryptionSurvey {
         if !migrated {
             return Ok(false);
         }
-        let phase = EncryptionPhase::load(&mut connection).await?;
+        let EncryptionState { phase, .. } = EncryptionState::load(&mut connection).await?;
         for column in COLUMNS {
             let is_sealed = match phase {
                 EncryptionPhase::Final => survey(&mut connection, column, phase).await?.sealed > 0,
@@ -224,10 +244,8 @@ impl EncryptionMigrator {
         random: Arc<dyn Random>,
         actor: Actor,
     ) -> Self {
-        // A server that was killed is forgotten after a minute.
-        let (silence_max, patience) = (TimeDelta::seconds(60), Duration::from_secs(90));
         let (pace, listener) = (Pace::default(), Arc::new(|_: &EncryptionEvent| {}));
-        Self { database, cipher, clock, random, actor, pace, silence_max, patience, listener }
+        Self { database, cipher, clock, random, actor, pace, patience: PATIENCE, listener }
     }
 
     /// How fast rows are treated.
@@ -246,24 +264,6 @@ impl EncryptionMigrator {
     #[must_use]
     pub fn with_listener(self, listener: impl Fn(&EncryptionEvent) + Send + Sync + 'static) -> Self {
         Self { listener: Arc::new(listener), ..self }
-    }
-
-    /// How far the change is. Changes nothing.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot answer.
-    pub async fn survey(&self) -> Result<EncryptionSurvey, StoreError> {
-        let mut connection = self.database.read().await?;
-        let phase = EncryptionPhase::load(&mut connection).await?;
-        let is_rewritten: bool = sqlx::query_scalar("SELECT rewritten_at IS NOT NULL FROM column_encryption")
-            .fetch_one(&mut *connection)
-            .await?;
-        let mut columns = Vec::new();
-        for column in COLUMNS {
-            columns.push(survey(&mut connection, column, phase).await?);
-        }
-        let servers = self.servers(&mut connection).await?;
-        Ok(EncryptionSurvey { phase, is_rewritten, columns, servers })
     }
 
     /// Seals every plain value, verifies each, and has servers use what is sealed alone. Does nothing when that was done before.
@@ -333,7 +333,7 @@ impl EncryptionMigrator {
     }
 
     async fn phase(&self) -> Result<EncryptionPhase, StoreError> {
-        EncryptionPhase::load(&mut *self.database.read().await?).await
+        Ok(EncryptionState::load(&mut *self.database.read().await?).await?.phase)
     }
 
     /// Seals what has only plain text, in one pass: somebody who writes without end would never let a second one be the last.
@@ -513,8 +513,7 @@ impl EncryptionMigrator {
     }
 
     async fn servers(&self, connection: &mut PgConnection) -> Result<Vec<RunningServer>, StoreError> {
-        let alive_since: DateTime<Utc> = self.clock.now() - self.silence_max;
-        running_servers::list(connection, alive_since).await
+        running_servers::list(connection, self.clock.now() - SILENCE_MAX).await
     }
 
     async fn page<R>(&self, statement: &'static str, after: Uuid) -> Result<Vec<R>, StoreError>

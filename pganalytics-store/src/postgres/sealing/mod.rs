@@ -19,7 +19,7 @@ pub use migrator::{
     ColumnSurvey, EncryptionEvent, EncryptionMigrationError, EncryptionMigrator, EncryptionStep,
     EncryptionSurvey,
 };
-pub use phase::EncryptionPhase;
+pub use phase::{EncryptionPhase, EncryptionState};
 pub use reencryption::{KeyUse, Reencrypted, Reencryption, ReencryptionEvent, key_use};
 pub use remains::Remains;
 pub use rows::Pace;

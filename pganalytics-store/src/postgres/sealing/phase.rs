@@ -27,15 +27,29 @@ impl EncryptionPhase {
             Self::Final => "final",
         }
     }
+}
 
-    /// The phase of this database.
+/// What a database says about the change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EncryptionState {
+    /// How far it is.
+    pub phase: EncryptionPhase,
+    /// Whether the tables have been written anew, without what plain columns left in them.
+    pub is_rewritten: bool,
+}
+
+impl EncryptionState {
+    /// Asks a migrated database.
     ///
     /// # Errors
     /// When PostgreSQL cannot answer.
     pub async fn load(connection: &mut PgConnection) -> Result<Self, StoreError> {
-        let phase: String =
-            sqlx::query_scalar("SELECT phase FROM column_encryption").fetch_one(connection).await?;
-        phase.parse().map_err(|error| BackendError::never("postgres", error).into())
+        let (phase, is_rewritten): (String, bool) =
+            sqlx::query_as("SELECT phase, rewritten_at IS NOT NULL FROM column_encryption")
+                .fetch_one(connection)
+                .await?;
+        let phase = phase.parse().map_err(|error| BackendError::never("postgres", error))?;
+        Ok(Self { phase, is_rewritten })
     }
 }
 

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::column::{ColumnSql, StoredColumn};
-use super::phase::EncryptionPhase;
+use super::phase::{EncryptionPhase, EncryptionState};
 use super::plain;
 use super::value::{NewValue, StoredValue};
 use crate::postgres::error::StoreError;
@@ -47,7 +47,7 @@ impl ColumnSealer {
     /// # Errors
     /// When PostgreSQL cannot answer.
     pub async fn refresh(&self, connection: &mut PgConnection) -> Result<EncryptionPhase, StoreError> {
-        let phase = EncryptionPhase::load(connection).await?;
+        let EncryptionState { phase, .. } = EncryptionState::load(connection).await?;
         self.phase.store(phase as u8, Ordering::Relaxed);
         Ok(phase)
     }
