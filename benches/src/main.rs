@@ -1,5 +1,6 @@
 //! Benchmarks, each beside its peer in the same run: `cargo run --release -p benches -- [NAME…]`.
 
+mod audit_sink;
 mod backup_stream;
 mod cache_hit;
 mod cache_redis;
@@ -95,6 +96,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted(backup_stream::NAME) {
         results.push(backup_stream::run(cli.rounds).await?);
+    }
+    if wanted(audit_sink::NAME) {
+        results.extend(audit_sink::run(cli.rounds).await?);
     }
     report::write(&results)
 }

@@ -68,8 +68,8 @@ fn today() -> NaiveDate {
 async fn pages_go_back_in_time_without_gap_or_repeat() {
     let mut events: Vec<AuditEvent> = (0..25).map(|number| event(number, "test.event")).collect();
     // Three at the same time are told apart by their ids.
-    for number in 10..13 {
-        events[number].at = at(10);
+    for event in &mut events[10..13] {
+        event.at = at(10);
     }
     let Some((_test, database)) = filled(&events).await else { return };
     let mut connection = database.read().await.unwrap();

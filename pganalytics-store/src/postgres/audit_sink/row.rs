@@ -11,7 +11,7 @@ use crate::postgres::audit_log::name_of;
 use crate::postgres::binary_copy::{HEADER, TRAILER, inet, put_field, put_jsonb, put_optional, timestamp};
 use crate::postgres::text;
 
-use super::commitment::{Committed, PersonalField};
+use super::commitment::{Committed, PersonalField, Salt};
 
 const COPY_EVENTS: &str = "COPY audit_events (at, id, writer, writer_sequence, actor_kind, actor_id, actor_role, action, \
     resource_type, resource_id, outcome, reason, changes, request_id, session_id, provider, actor_name_commitment, \
@@ -36,6 +36,17 @@ pub(super) struct Row {
     personal: Vec<u8>,
 }
 
+/// What a row says beside its event.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    /// In the batch.
+    pub(super) position: usize,
+    pub(super) writer: Uuid,
+    pub(super) sequence: i64,
+    /// Of the actor's name, the address and the user agent.
+    pub(super) salts: [Salt; 3],
+}
+
 /// Rows in the format of binary COPY.
 #[derive(Debug)]
 pub(super) struct CopyData {
@@ -58,46 +69,41 @@ struct Personal {
 }
 
 impl Row {
-    /// The row of an event that the writer gave this number.
+    /// The row of an event.
     ///
     /// # Errors
     /// When a text contains U+0000, which PostgreSQL cannot store.
-    pub(super) fn encode(
-        event: &AuditEvent,
-        position: usize,
-        writer: Uuid,
-        sequence: i64,
-    ) -> Result<Self, StoreError> {
+    pub(super) fn encode(event: &AuditEvent, place: Place) -> Result<Self, StoreError> {
         let event = bounded(event);
         check(&event)?;
         let at = DateTime::from_timestamp_micros(event.at.timestamp_micros()).unwrap_or(event.at);
         let key = Key { at, id: event.id.0 };
-        let personal = Personal::of(&event);
+        let personal = Personal::of(&event, place.salts);
         Ok(Self {
-            position,
+            position: place.position,
             key,
-            event: encode_event(&event, key, (writer, sequence), &personal),
+            event: encode_event(&event, key, place, &personal),
             personal: personal.encode(key),
         })
     }
 }
 
 impl Personal {
-    fn of(event: &AuditEvent) -> Self {
-        let text = |field: PersonalField, text: &Option<String>| {
-            text.as_ref().map(|text| field.commit(text.clone().into_bytes(), text.as_bytes()))
+    fn of(event: &AuditEvent, [name_salt, address_salt, agent_salt]: [Salt; 3]) -> Self {
+        let text = |field: PersonalField, salt: Salt, text: &Option<String>| {
+            text.as_ref().map(|text| field.commit(salt, text.clone().into_bytes(), text.as_bytes()))
         };
         let address = event.address.map(|address| {
-            let commit = |octets: &[u8]| PersonalField::Address.commit(inet(address), octets);
+            let commit = |octets: &[u8]| PersonalField::Address.commit(address_salt, inet(address), octets);
             match address {
                 IpAddr::V4(address) => commit(&address.octets()),
                 IpAddr::V6(address) => commit(&address.octets()),
             }
         });
         Self {
-            actor_name: text(PersonalField::ActorName, &event.actor.name),
+            actor_name: text(PersonalField::ActorName, name_salt, &event.actor.name),
             address,
-            user_agent: text(PersonalField::UserAgent, &event.user_agent),
+            user_agent: text(PersonalField::UserAgent, agent_salt, &event.user_agent),
         }
     }
 
@@ -149,18 +155,13 @@ async fn copy_in(connection: &mut PgConnection, statement: &str, data: Vec<u8>) 
     Ok(())
 }
 
-fn encode_event(
-    event: &AuditEvent,
-    key: Key,
-    (writer, sequence): (Uuid, i64),
-    personal: &Personal,
-) -> Vec<u8> {
+fn encode_event(event: &AuditEvent, key: Key, place: Place, personal: &Personal) -> Vec<u8> {
     let mut row = Vec::with_capacity(640);
     let text = |row: &mut Vec<u8>, text: Option<&str>| put_optional(row, text.map(str::as_bytes));
     row.extend_from_slice(&EVENT_FIELDS.to_be_bytes());
     put_key(&mut row, key);
-    put_field(&mut row, writer.as_bytes());
-    put_field(&mut row, &sequence.to_be_bytes());
+    put_field(&mut row, place.writer.as_bytes());
+    put_field(&mut row, &place.sequence.to_be_bytes());
     text(&mut row, Some(&name_of(&event.actor.kind)));
     text(&mut row, event.actor.id.as_deref());
     text(&mut row, event.actor.role.as_deref());

@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use crate::postgres::{Database, StoreError};
 
-use super::row::{CopyData, Key, Row};
+use super::commitment::Salt;
+use super::row::{CopyData, Key, Place, Row};
 
 /// How often a piece is stored anew after another sink was found to have stored some of it at the same time.
 const ATTEMPTS: usize = 3;
@@ -54,9 +55,11 @@ impl PostgresAuditSink {
     fn encode(&self, events: &[AuditEvent]) -> (Vec<Row>, Vec<usize>) {
         let count = i64::try_from(events.len()).expect("a batch is in memory");
         let first = self.next.fetch_add(count, Ordering::Relaxed);
+        let mut salts = vec![[Salt::default(); 3]; events.len()];
+        os_random(salts.as_flattened_mut().as_flattened_mut());
         let (mut rows, mut rejected) = (Vec::with_capacity(events.len()), Vec::new());
-        for ((position, event), sequence) in events.iter().enumerate().zip(first..) {
-            match Row::encode(event, position, self.writer, sequence) {
+        for ((position, event), (sequence, salts)) in events.iter().enumerate().zip((first..).zip(salts)) {
+            match Row::encode(event, Place { position, writer: self.writer, sequence, salts }) {
                 Ok(row) => rows.push(row),
                 Err(_) => rejected.push(position),
             }
