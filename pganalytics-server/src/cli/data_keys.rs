@@ -15,6 +15,9 @@ use super::{Failure, operator, print};
 use crate::config::ServerConfig;
 use crate::wiring::{self, DataKeyUse};
 
+/// How long `re-encrypt` waits for servers to learn of the newest keys. One that was killed is forgotten after a minute.
+const SERVERS_PATIENCE: Duration = Duration::from_secs(75);
+
 /// The keys that seal what is secret in the database.
 #[derive(Debug, Subcommand)]
 pub(super) enum DataKeysCommand {
@@ -25,7 +28,7 @@ pub(super) enum DataKeysCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Make a new data key for a purpose, or for every purpose. It seals from now on, on other servers within a minute; what
+    /// Make a new data key for a purpose, or for every purpose. It seals from now on, on other servers within seconds; what
     /// earlier ones sealed still opens.
     Rotate {
         /// As `status` shows it, like `replies`.
@@ -178,10 +181,16 @@ async fn re_encrypt(config: &ServerConfig, pace: PaceArgs) -> Result<(), Failure
     let reencryption = wiring::reencryption(config, operator())
         .await?
         .with_pace(pace.into())
+        .with_patience(SERVERS_PATIENCE)
         .with_listener(move |event| shown.say(format!("{}: {} rows", event.table, event.done)));
     let done = reencryption.run().await?;
     progress.clear();
     print(format_args!("{} rows were sealed anew", done.rows));
+    if done.postponed {
+        return Err(Failure::unavailable(
+            "API tokens were left as they are, since a server has not learned of the newest data keys yet: run this again in a minute",
+        ));
+    }
     if done.unreadable == 0 {
         return Ok(());
     }

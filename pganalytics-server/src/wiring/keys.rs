@@ -30,6 +30,9 @@ use crate::api::ReplySealer;
 use crate::config::{self, EncryptionConfig, KeyManagerConfig, ServerConfig, VaultLogin};
 use crate::secret_ref::SecretRef;
 
+/// How soon a server learns of a data key that another one has made. Until then it does not find what that one indexes with it.
+const KEYS_READ_EVERY: Duration = Duration::from_secs(5);
+
 /// What is sealed and found by opening it.
 const PURPOSES: [&str; 4] = [
     ReplySealer::PURPOSE,
@@ -178,6 +181,7 @@ pub(super) async fn cipher(
     let KeyNames { data, .. } = KeyNames::of(&config.keys)?;
     let mut minimum = Minimum(encryption.minimum_key_versions.clone());
     let mut envelope = EnvelopeConfig::new(data).keeping_unwrapped_for(unwrapped_for(config));
+    envelope.reread_every = KEYS_READ_EVERY;
     for purpose in PURPOSES {
         let version = minimum.take(purpose);
         envelope = envelope.with_purpose(purpose, PurposeConfig::default().from_version(version));

@@ -26,13 +26,13 @@ use crate::postgres::unit_of_work::UnitOfWork;
 const WAIT_FOR_WRITERS: &str = "SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock(7411385902663)";
 
 /// A server that has been silent for so long is gone.
-const SILENCE_MAX: TimeDelta = TimeDelta::seconds(60);
+pub(super) const SILENCE_MAX: TimeDelta = TimeDelta::seconds(60);
 
 /// How long servers are waited for: longer than one that was killed is remembered.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// How often it is looked whether servers have followed.
-const POLL: Duration = Duration::from_millis(200);
+pub(super) const POLL: Duration = Duration::from_millis(200);
 
 /// Changes plain columns into sealed ones while servers run, and back. Every step can be interrupted at any moment and run again:
 /// rows that are done are not done twice, and none is lost.

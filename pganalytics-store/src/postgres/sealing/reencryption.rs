@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pganalytics_core::audit::Actor;
 use pganalytics_core::clock::Clock;
@@ -10,10 +11,12 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::column::{COLUMNS, ColumnSql};
+use super::migrator::{POLL, SILENCE_MAX};
 use super::records::{self, Author};
 use super::rows::{self, Pace, SealedRow};
 use crate::postgres::database::Database;
 use crate::postgres::error::StoreError;
+use crate::postgres::running_servers;
 
 /// Seals anew, under the newest keys, what older ones have sealed, and makes blind indexes anew. It can be interrupted at any
 /// moment, and several may run at once.
@@ -25,6 +28,7 @@ pub struct Reencryption {
     random: Arc<dyn Random>,
     actor: Actor,
     pace: Pace,
+    patience: Duration,
     listener: Arc<dyn Fn(&ReencryptionEvent) + Send + Sync>,
 }
 
@@ -45,6 +49,9 @@ pub struct Reencrypted {
     pub rows: u64,
     /// Rows that do not open, and were left as they are: their key is retired, or somebody changed them.
     pub unreadable: u64,
+    /// Whether columns with a blind index were left out, since a live server does not know the newest keys yet: it would not find
+    /// the rows any more.
+    pub postponed: bool,
 }
 
 /// How many values of a column begin with one mark, and so are sealed or indexed with one key.
@@ -97,7 +104,13 @@ impl Reencryption {
         actor: Actor,
     ) -> Self {
         let (pace, listener) = (Pace::default(), Arc::new(|_: &ReencryptionEvent| {}));
-        Self { database, cipher, clock, random, actor, pace, listener }
+        Self { database, cipher, clock, random, actor, pace, patience: Duration::ZERO, listener }
+    }
+
+    /// How long to wait until every live server knows the newest keys; unless told, not at all.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// How fast rows are treated.
@@ -120,8 +133,12 @@ impl Reencryption {
     pub async fn run(&self) -> Result<Reencrypted, StoreError> {
         let mut total = Reencrypted::default();
         for column in COLUMNS {
+            if column.is_indexed && !self.are_newest_keys_known().await? {
+                total.postponed = true;
+                continue;
+            }
             loop {
-                let Reencrypted { rows, unreadable } = self.pass(column).await?;
+                let Reencrypted { rows, unreadable, .. } = self.pass(column).await?;
                 total.rows += rows;
                 if rows == 0 {
                     total.unreadable += unreadable;
@@ -135,6 +152,23 @@ impl Reencryption {
             author.commit(records::begin(&self.database).await?, "encryption.re_encrypt", after).await?;
         }
         Ok(total)
+    }
+
+    /// Whether every live server finds rows by the newest indexes, now or within the patience.
+    async fn are_newest_keys_known(&self) -> Result<bool, StoreError> {
+        let since = Instant::now();
+        loop {
+            let alive_since = self.clock.now() - SILENCE_MAX;
+            let mut connection = self.database.read().await?;
+            if running_servers::without_newest_keys(&mut connection, alive_since).await?.is_empty() {
+                return Ok(true);
+            }
+            drop(connection);
+            if since.elapsed() >= self.patience {
+                return Ok(false);
+            }
+            tokio::time::sleep(POLL).await;
+        }
     }
 
     async fn pass(&self, column: &'static ColumnSql) -> Result<Reencrypted, StoreError> {
@@ -153,7 +187,7 @@ impl Reencryption {
             after = *last;
             let former =
                 found.into_iter().map(|(id, sealed)| SealedRow { id, sealed: Ciphertext(sealed.into()) });
-            let Reencrypted { rows, unreadable } = self.seal_anew(column, former.collect()).await?;
+            let Reencrypted { rows, unreadable, .. } = self.seal_anew(column, former.collect()).await?;
             done.rows += rows;
             done.unreadable += unreadable;
             (self.listener)(&ReencryptionEvent { table: column.field.table, done: done.rows });
@@ -190,7 +224,7 @@ impl Reencryption {
             .bind(made.sealed)
             .bind(made.indexes);
         let rows = rows::write_same(&self.database, statement).await?;
-        Ok(Reencrypted { rows, unreadable })
+        Ok(Reencrypted { rows, unreadable, postponed: false })
     }
 }
 
