@@ -2,21 +2,21 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
 use pganalytics_core::audit::Actor;
 use pganalytics_core::clock::Clock;
-use pganalytics_core::error::Retry;
-use pganalytics_core::keys::{Ciphertext, FieldCipher, FieldCipherError};
+use pganalytics_core::keys::{Ciphertext, FieldCipher};
 use pganalytics_core::random::Random;
 use pganalytics_core::secret::SecretBytes;
 use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::column::{COLUMNS, ColumnSql};
+use super::migration_error::EncryptionMigrationError;
 use super::phase::{EncryptionPhase, EncryptionState};
 use super::records::{self, Author};
 use super::remains::{Remains, rewrite};
 use super::rows::{self, Pace, SealedRow};
+use super::survey::{ColumnSurvey, SILENCE_MAX, survey_of};
 use crate::postgres::database::Database;
 use crate::postgres::error::StoreError;
 use crate::postgres::running_servers::{self, RunningServer};
@@ -24,9 +24,6 @@ use crate::postgres::unit_of_work::UnitOfWork;
 
 /// The lock of the trigger, by which whoever changes the phase waits for writers.
 const WAIT_FOR_WRITERS: &str = "SET LOCAL lock_timeout = '30s'; SET LOCAL statement_timeout = 0; SELECT pg_advisory_xact_lock(7411385902663)";
-
-/// A server that has been silent for so long is gone.
-pub(super) const SILENCE_MAX: TimeDelta = TimeDelta::seconds(60);
 
 /// How long servers are waited for: longer than one that was killed is remembered.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -87,152 +84,6 @@ pub enum EncryptionStep {
     Verify,
     /// Sealed values are written in plain text again.
     Restore,
-}
-
-/// How far the change is.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct EncryptionSurvey {
-    /// The phase of the database.
-    pub phase: EncryptionPhase,
-    /// Whether the tables have been written anew without what plain columns left in them.
-    pub is_rewritten: bool,
-    /// The columns.
-    pub columns: Vec<ColumnSurvey>,
-    /// The servers that are alive.
-    pub servers: Vec<RunningServer>,
-}
-
-/// How far a column is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ColumnSurvey {
-    /// Its table.
-    pub table: &'static str,
-    /// Its name.
-    pub column: &'static str,
-    /// Rows that are yet to be sealed.
-    pub plain: u64,
-    /// Rows that are sealed.
-    pub sealed: u64,
-}
-
-/// Why the change did not go on.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum EncryptionMigrationError {
-    /// Servers of before are running, which read and write plain columns.
-    #[error(
-        "these servers know no sealed columns, stop or replace them first (one that was killed is forgotten after a minute): {}",
-        list(instances)
-    )]
-    OldServers {
-        /// They.
-        instances: Vec<RunningServer>,
-    },
-    /// Servers have not acknowledged the phase in time.
-    #[error(
-        "these servers do not go by phase `{phase}` yet, try again when they do or have been stopped: {}",
-        list(instances)
-    )]
-    NotAcknowledged {
-        /// The phase.
-        phase: EncryptionPhase,
-        /// They.
-        instances: Vec<RunningServer>,
-    },
-    /// The step comes before its time.
-    #[error("the database is in phase `{phase}`: run `pganalytics-api keys migrate --run` first")]
-    TooEarly {
-        /// The phase.
-        phase: EncryptionPhase,
-    },
-    /// What is sealed is not what is in plain text beside it. Nothing was dropped.
-    #[error("row {row} of {table}.{column}: what is sealed differs from the plain text beside it")]
-    Differs {
-        /// The table.
-        table: &'static str,
-        /// The column.
-        column: &'static str,
-        /// The row's id.
-        row: Uuid,
-    },
-    /// A sealed value does not open. Nothing was dropped.
-    #[error("row {row} of {table}.{column} does not open")]
-    DoesNotOpen {
-        /// The table.
-        table: &'static str,
-        /// The column.
-        column: &'static str,
-        /// The row's id.
-        row: Uuid,
-        /// Why.
-        source: FieldCipherError,
-    },
-    /// PostgreSQL or the keys could not be asked.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-impl EncryptionSurvey {
-    /// How far the change is at this time. Needs no keys and changes nothing.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot answer.
-    pub async fn of(database: &Database, now: DateTime<Utc>) -> Result<Self, StoreError> {
-        let mut connection = database.read().await?;
-        let EncryptionState { phase, is_rewritten } = EncryptionState::load(&mut connection).await?;
-        let mut columns = Vec::new();
-        for column in COLUMNS {
-            columns.push(survey(&mut connection, column, phase).await?);
-        }
-        let servers = running_servers::list(&mut connection, now - SILENCE_MAX).await?;
-        Ok(Self { phase, is_rewritten, columns, servers })
-    }
-
-    /// Whether some column holds a value that is sealed and not in plain text beside it. `false` for a database that has no sealed
-    /// columns at all.
-    ///
-    /// # Errors
-    /// When PostgreSQL cannot answer.
-    pub async fn is_anything_sealed(database: &Database) -> Result<bool, StoreError> {
-        let mut connection = database.read().await?;
-        let migrated: bool = sqlx::query_scalar("SELECT to_regclass('column_encryption') IS NOT NULL")
-            .fetch_one(&mut *connection)
-            .await?;
-        if !migrated {
-            return Ok(false);
-        }
-        let EncryptionState { phase, .. } = EncryptionState::load(&mut connection).await?;
-        for column in COLUMNS {
-            let is_sealed = match phase {
-                EncryptionPhase::Final => survey(&mut connection, column, phase).await?.sealed > 0,
-                _ => !page::<(Uuid, Vec<u8>)>(&mut connection, column.sealed_alone, Uuid::nil(), 1)
-                    .await?
-                    .is_empty(),
-            };
-            if is_sealed {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-}
-
-impl EncryptionMigrationError {
-    /// Whether the same call may succeed later.
-    pub fn retry(&self) -> Retry {
-        match self {
-            Self::NotAcknowledged { .. } => Retry::Later,
-            Self::Store(error) => error.retry(),
-            _ => Retry::Never,
-        }
-    }
-}
-
-impl From<FieldCipherError> for EncryptionMigrationError {
-    fn from(error: FieldCipherError) -> Self {
-        Self::Store(error.into())
-    }
 }
 
 impl EncryptionMigrator {
@@ -461,7 +312,7 @@ impl EncryptionMigrator {
         let mut work = self.begin().await?;
         sqlx::raw_sql(WAIT_FOR_WRITERS).execute(work.connection()).await.map_err(StoreError::from)?;
         for column in COLUMNS {
-            if survey(work.connection(), column, EncryptionPhase::Dual).await?.plain > 0 {
+            if survey_of(work.connection(), column, EncryptionPhase::Dual).await?.plain > 0 {
                 work.roll_back().await?;
                 return Ok(false);
             }
@@ -520,11 +371,11 @@ impl EncryptionMigrator {
     where
         R: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
     {
-        page(&mut *self.database.read().await?, statement, after, self.pace.batch).await
+        rows::page(&mut *self.database.read().await?, statement, after, self.pace.batch).await
     }
 
     async fn total(&self, column: &'static ColumnSql) -> Result<ColumnSurvey, StoreError> {
-        survey(&mut *self.database.read().await?, column, EncryptionPhase::Dual).await
+        survey_of(&mut *self.database.read().await?, column, EncryptionPhase::Dual).await
     }
 
     async fn rest(&self, pass: &Pass) {
@@ -542,18 +393,6 @@ struct Pass {
     total: u64,
 }
 
-async fn page<R>(
-    connection: &mut PgConnection,
-    statement: &'static str,
-    after: Uuid,
-    limit: u32,
-) -> Result<Vec<R>, StoreError>
-where
-    R: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
-{
-    Ok(sqlx::query_as(statement).bind(after).bind(i64::from(limit)).fetch_all(connection).await?)
-}
-
 impl fmt::Debug for EncryptionMigrator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EncryptionMigrator")
@@ -569,26 +408,6 @@ const BACK_TO_DUAL: &str =
 /// Row, plain value, sealed value, blind index.
 type Pair = (Uuid, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
 
-async fn survey(
-    connection: &mut PgConnection,
-    column: &'static ColumnSql,
-    phase: EncryptionPhase,
-) -> Result<ColumnSurvey, StoreError> {
-    let statement = if phase == EncryptionPhase::Final { column.count_sealed } else { column.count };
-    let (plain, sealed): (i64, i64) = sqlx::query_as(statement).fetch_one(connection).await?;
-    Ok(ColumnSurvey {
-        table: column.field.table,
-        column: column.field.column,
-        plain: plain.unsigned_abs(),
-        sealed: sealed.unsigned_abs(),
-    })
-}
-
 fn sealed_rows(found: Vec<(Uuid, Vec<u8>)>) -> Vec<SealedRow> {
     found.into_iter().map(|(id, sealed)| SealedRow { id, sealed: Ciphertext(sealed.into()) }).collect()
-}
-
-fn list(servers: &[RunningServer]) -> String {
-    let servers = servers.iter().map(|server| format!("{} (version {})", server.instance, server.version));
-    servers.collect::<Vec<_>>().join(", ")
 }

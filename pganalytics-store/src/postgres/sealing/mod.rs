@@ -4,6 +4,7 @@
 //! while PostgreSQL holds locks. [`ColumnSealer`] does both.
 
 mod column;
+mod migration_error;
 mod migrator;
 mod phase;
 mod plain;
@@ -12,16 +13,16 @@ mod reencryption;
 mod remains;
 mod rows;
 mod sealer;
+mod survey;
 mod value;
 
 pub use column::{AlertWebhook, ApiTokenDigest, ConfigText, StoredColumn, UserPassword};
-pub use migrator::{
-    ColumnSurvey, EncryptionEvent, EncryptionMigrationError, EncryptionMigrator, EncryptionStep,
-    EncryptionSurvey,
-};
+pub use migration_error::EncryptionMigrationError;
+pub use migrator::{EncryptionEvent, EncryptionMigrator, EncryptionStep};
 pub use phase::{EncryptionPhase, EncryptionState};
 pub use reencryption::{KeyUse, Reencrypted, Reencryption, ReencryptionEvent, key_use};
 pub use remains::Remains;
 pub use rows::Pace;
 pub use sealer::ColumnSealer;
+pub use survey::{ColumnSurvey, EncryptionSurvey};
 pub use value::{NewValue, StoredValue};

@@ -11,9 +11,10 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::column::{COLUMNS, ColumnSql};
-use super::migrator::{POLL, SILENCE_MAX};
+use super::migrator::POLL;
 use super::records::{self, Author};
 use super::rows::{self, Pace, SealedRow};
+use super::survey::SILENCE_MAX;
 use crate::postgres::database::Database;
 use crate::postgres::error::StoreError;
 use crate::postgres::running_servers;

@@ -36,6 +36,19 @@ impl Pace {
     }
 }
 
+/// The rows that a statement of a column yields, from the one after this id.
+pub(super) async fn page<R>(
+    connection: &mut PgConnection,
+    statement: &'static str,
+    after: Uuid,
+    limit: u32,
+) -> Result<Vec<R>, StoreError>
+where
+    R: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow> + Send + Unpin,
+{
+    Ok(sqlx::query_as(statement).bind(after).bind(i64::from(limit)).fetch_all(connection).await?)
+}
+
 /// A row with what is sealed in it.
 pub(super) struct SealedRow {
     pub(super) id: Uuid,
