@@ -152,7 +152,7 @@ pub async fn rewrapping_is_a_compare_and_swap(subject: StoreSubject) {
     let from = first.wrapping.clone().expect("it was just added").wrapped;
 
     let rivals = (0..8).map(|rival| {
-        let mut to = wrapping("another", format!("rewrapped {rival}").as_bytes());
+        let mut to = wrapping("another", format!("of rival {rival}").as_bytes());
         to.wrapped.version = Some(KeyVersion(7));
         to.recovery = Some(Bytes::from(format!("recovery {rival}")));
         let (store, id, from) = (Arc::clone(store), first.id.clone(), from.clone());
