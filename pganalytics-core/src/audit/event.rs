@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ids::EventId;
 use crate::session::SessionId;
 
-/// The longest text of an event, in bytes; [`AuditEvent::bounded`] cuts longer ones and marks the cut.
+/// The longest text of an event, in bytes; [`AuditEvent::bounded`] cuts longer ones to that, with the mark of the cut.
 pub const TEXT_MAX_BYTES: usize = 4096;
 
 /// What happened: dotted lower-case words from the general to the special, like `user.role.update`.
@@ -177,7 +177,7 @@ impl AuditEvent {
         }
     }
 
-    /// Cuts texts from outside to [`TEXT_MAX_BYTES`], ending in `…[truncated N bytes]`.
+    /// Cuts texts from outside to [`TEXT_MAX_BYTES`] at the most, ending in `…[truncated N bytes]`. What was cut is not cut again.
     #[must_use]
     pub fn bounded(mut self) -> Self {
         let texts = [&mut self.reason, &mut self.request_id, &mut self.user_agent, &mut self.actor.name];
@@ -188,12 +188,38 @@ impl AuditEvent {
     }
 }
 
+/// As long as the mark of a cut is with the largest number.
+const MARK_MAX_BYTES: usize = "…[truncated 18446744073709551615 bytes]".len();
+
 fn truncate(text: &mut String) {
     if text.len() <= TEXT_MAX_BYTES {
         return;
     }
-    let end = text.floor_char_boundary(TEXT_MAX_BYTES);
+    let end = text.floor_char_boundary(TEXT_MAX_BYTES - MARK_MAX_BYTES);
     let cut = text.len() - end;
     text.truncate(end);
     text.push_str(&format!("…[truncated {cut} bytes]"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_texts_are_cut_once_and_say_by_how_much() {
+        for (letter, length) in [("x", TEXT_MAX_BYTES + 1), ("x", 1 << 20), ("漢", 1 << 19)] {
+            let mut text = letter.repeat(length / letter.len() + 1);
+            let before = text.len();
+            truncate(&mut text);
+            assert!(text.len() <= TEXT_MAX_BYTES, "{}", text.len());
+            let (kept, mark) = text.split_once('…').unwrap();
+            assert_eq!(mark, format!("[truncated {} bytes]", before - kept.len()));
+            let once = text.clone();
+            truncate(&mut text);
+            assert_eq!(text, once);
+        }
+        let mut whole = "x".repeat(TEXT_MAX_BYTES);
+        truncate(&mut whole);
+        assert_eq!(whole, "x".repeat(TEXT_MAX_BYTES));
+    }
 }

@@ -22,9 +22,6 @@ const COPY_PERSONAL: &str = "COPY audit_personal (at, id, actor_name, actor_name
     user_agent_salt) FROM STDIN (FORMAT binary)";
 const PERSONAL_FIELDS: i16 = 8;
 
-/// How much longer than [`TEXT_MAX_BYTES`] a text is that was cut before. It is not cut again.
-const CUT_MARK: usize = 40;
-
 /// An event as it is sent to PostgreSQL.
 #[derive(Debug)]
 pub(super) struct Row {
@@ -194,7 +191,7 @@ fn put_key(row: &mut Vec<u8>, key: Key) {
 /// The event with its texts cut, where one is too long.
 fn bounded(event: &AuditEvent) -> Cow<'_, AuditEvent> {
     let texts = [&event.reason, &event.request_id, &event.user_agent, &event.actor.name];
-    if texts.into_iter().flatten().all(|text| text.len() <= TEXT_MAX_BYTES + CUT_MARK) {
+    if texts.into_iter().flatten().all(|text| text.len() <= TEXT_MAX_BYTES) {
         return Cow::Borrowed(event);
     }
     Cow::Owned(event.clone().bounded())
