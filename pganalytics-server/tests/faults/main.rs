@@ -95,6 +95,7 @@ async fn full_spool_survives_a_kill_of_the_collector() {
     assert!(node.spooled_bytes() <= node::SPOOL_MAX_BYTES);
 
     cluster.restart_server(0).await;
+    node.make_room();
     let collector = node.run();
     let delivered = async || node.spooled().is_disjoint(&waiting);
     assert!(wait_until(LIMIT, delivered).await, "{}", collector.log());

@@ -76,6 +76,18 @@ impl Node {
         Child::spawn("pganalytics-collector", command).unwrap()
     }
 
+    /// Gives the next collector a spool that does not become full again before a busy machine has sent what is in it.
+    pub(crate) fn make_room(&self) {
+        let file = self.folder.path().join("collector.toml");
+        let config = fs::read_to_string(&file).unwrap();
+        let (small, large) = (
+            format!("spool.max_bytes = {SPOOL_MAX_BYTES}"),
+            format!("spool.max_bytes = {}", 256 * SPOOL_MAX_BYTES),
+        );
+        assert!(config.contains(&small));
+        fs::write(file, config.replace(&small, &large)).unwrap();
+    }
+
     /// The names of the batches that wait.
     pub(crate) fn spooled(&self) -> BTreeSet<String> {
         batches(&self.folder.path().join("state/spool")).map(|path| name_of(&path)).collect()
