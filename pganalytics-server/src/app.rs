@@ -9,7 +9,6 @@ use pganalytics_auth::token::{AccessTokenIssuer, CollectorTokenIssuer, KeySet, R
 use pganalytics_core::auth::AuthProvider;
 use pganalytics_core::clock::Clock;
 use pganalytics_core::ids::InstanceId;
-use pganalytics_core::keys::FieldCipher;
 use pganalytics_core::random::Random;
 use pganalytics_core::revocation::Freshness;
 use pganalytics_core::secret::SecretString;
@@ -54,8 +53,6 @@ pub struct Services {
     pub refresh_tokens: RefreshTokens,
     /// API tokens.
     pub tokens: Arc<dyn TokenStore>,
-    /// Seals what is secret.
-    pub cipher: Arc<dyn FieldCipher>,
     /// Seals the columns of the database.
     pub sealer: ColumnSealer,
     /// The administration of the keys that seal.

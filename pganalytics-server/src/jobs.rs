@@ -248,9 +248,13 @@ async fn keep_partitions(app: App) -> Result<(), StoreError> {
 
 /// Seals anew what older data keys have sealed.
 async fn re_encrypt(app: App) -> Result<(), StoreError> {
+    if !app.data_keys.has_superseded() {
+        return Ok(());
+    }
     let actor = Actor::system("re-encryption");
     let (clock, random) = (Arc::clone(&app.clock), Arc::clone(&app.random));
-    let reencryption = Reencryption::new(app.database.clone(), app.cipher.clone(), clock, random, actor);
+    let reencryption =
+        Reencryption::new(app.database.clone(), Arc::clone(app.sealer.cipher()), clock, random, actor);
     let done = reencryption.run().await?;
     if done.rows > 0 {
         tracing::info!(rows = done.rows, "rows were sealed anew, under the newest data keys");

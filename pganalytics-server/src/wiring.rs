@@ -1,7 +1,13 @@
 //! The one place where configuration becomes objects.
 
+mod administration;
 mod keys;
 
+pub use administration::{
+    column_sealer, data_keys, encryption_migrator, recover_data_keys, reencryption,
+    replace_lost_signing_keys, servers_without_newest_keys, signing_key_store, signing_keys,
+    stored_data_keys,
+};
 pub use keys::{DataKeyUse, KeyNames, create_keys, data_key_use, rotate_wrapping};
 
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -30,18 +36,17 @@ use pganalytics_core::random::{OsRandom, Random};
 use pganalytics_core::revocation::Freshness;
 use pganalytics_core::secret::SecretString;
 use pganalytics_core::session::{SessionLimit, SessionStore, WhenFull};
-use pganalytics_core::signing::{MemorySigningKeyStore, Signer, SigningKeyId, SigningKeyStore};
+use pganalytics_core::signing::{MemorySigningKeyStore, Signer, SigningKeyStore};
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig, Ed25519SignerError};
 use pganalytics_crypto::env_key_manager::EnvKeyManagerError;
-use pganalytics_crypto::envelope::{DataKeys, EnvelopeError, EnvelopeFieldCipher, Recovered, recover};
+use pganalytics_crypto::envelope::{EnvelopeError, EnvelopeFieldCipher};
 use pganalytics_crypto::file_key_manager::FileKeyManagerError;
-use pganalytics_crypto::recovery::{RecoveryError, RecoveryIdentity};
+use pganalytics_crypto::recovery::RecoveryError;
 use pganalytics_crypto::vault_key_manager::VaultKeyManagerError;
-use pganalytics_store::postgres::running_servers::{self, RunningServer};
 use pganalytics_store::postgres::{
-    ColumnSealer, Database, EncryptionMigrator, EncryptionPhase, EncryptionState, PostgresConfig,
-    PostgresDataKeyStore, PostgresRefreshTokenStore, PostgresSessionEpochs, PostgresSessionStore,
-    PostgresSigningKeyStore, PostgresTokenStore, PostgresUserStore, Reencryption, StoreError,
+    ColumnSealer, Database, EncryptionPhase, EncryptionState, PostgresConfig, PostgresDataKeyStore,
+    PostgresRefreshTokenStore, PostgresSessionEpochs, PostgresSessionStore, PostgresSigningKeyStore,
+    PostgresTokenStore, PostgresUserStore, StoreError,
 };
 use pganalytics_store::redis::{
     RedisAddress, RedisClient, RedisConfig, RedisConfigError, RedisSessionStore, RedisTls, RedisTopology,
@@ -220,135 +225,13 @@ pub async fn services_with_clock(
     assemble(config, process, clock, database, (keys, phase))
 }
 
-/// What seals columns, for a program that is no server.
-///
-/// # Errors
-/// When the database or the key manager cannot be reached, or the keys cannot be used.
-pub async fn column_sealer(config: &ServerConfig, database: &Database) -> Result<ColumnSealer, WiringError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let manager = keys::key_manager(&config.keys, &config.encryption, &clock)?;
-    let store = Arc::new(data_key_store(database.clone(), Actor::system("server"), &clock));
-    let cipher = keys::cipher(config, store, manager, clock).await?;
-    Ok(ColumnSealer::new(Arc::new(cipher), encryption_phase(database).await?))
-}
-
-/// What changes plain columns into sealed ones and back, for somebody whom change events name.
-///
-/// # Errors
-/// When the database or the key manager cannot be reached, or the keys cannot be used.
-pub async fn encryption_migrator(
-    config: &ServerConfig,
-    actor: Actor,
-) -> Result<EncryptionMigrator, WiringError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let cipher = administrative_cipher(config, actor.clone(), &clock).await?;
-    let owner = owner_database(&config.database)?;
-    Ok(EncryptionMigrator::new(owner, Arc::new(cipher), clock, Arc::new(OsRandom), actor))
-}
-
-/// What seals anew, under the newest data keys, what older ones have sealed.
-///
-/// # Errors
-/// When the database or the key manager cannot be reached, or the keys cannot be used.
-pub async fn reencryption(config: &ServerConfig, actor: Actor) -> Result<Reencryption, WiringError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let cipher = administrative_cipher(config, actor.clone(), &clock).await?;
-    let database = database(&config.database)?;
-    Ok(Reencryption::new(database, Arc::new(cipher), clock, Arc::new(OsRandom), actor))
-}
-
-async fn administrative_cipher(
-    config: &ServerConfig,
-    actor: Actor,
-    clock: &Arc<dyn Clock>,
-) -> Result<EnvelopeFieldCipher, WiringError> {
-    let manager = keys::key_manager(&config.keys, &config.encryption, clock)?;
-    keys::cipher(config, stored_data_keys(config, actor)?, manager, Arc::clone(clock)).await
-}
-
-/// The live servers that have not seen every data key, and so may seal under one that was replaced.
-///
-/// # Errors
-/// When the database cannot be reached.
-pub async fn servers_without_newest_keys(config: &ServerConfig) -> Result<Vec<RunningServer>, WiringError> {
-    let database = database(&config.database)?;
-    let mut connection = database.read().await.map_err(WiringError::Database)?;
-    let alive_since = SystemClock.now() - SERVER_SILENCE_MAX;
-    let late = running_servers::without_newest_keys(&mut connection, alive_since).await;
-    late.map_err(WiringError::Database)
-}
-
 async fn encryption_phase(database: &Database) -> Result<EncryptionPhase, WiringError> {
     let mut connection = database.read().await.map_err(WiringError::Database)?;
     Ok(EncryptionState::load(&mut connection).await.map_err(WiringError::Database)?.phase)
 }
 
-/// The keys that sign tokens. Makes the first one where there is none.
-///
-/// # Errors
-/// When the database cannot be reached or the keys cannot be used.
-pub async fn signing_keys(config: &ServerConfig) -> Result<Arc<Ed25519Signer>, WiringError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let manager = keys::key_manager(&config.keys, &config.encryption, &clock)?;
-    signer(config, signing_key_store(config)?, manager, &clock).await
-}
-
-/// Makes a new key that signs tokens, if there are some and none of them opens. `None` if there was nothing to replace.
-///
-/// # Errors
-/// When the database or the key manager cannot be reached.
-pub async fn replace_lost_signing_keys(config: &ServerConfig) -> Result<Option<SigningKeyId>, WiringError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let manager = keys::key_manager(&config.keys, &config.encryption, &clock)?;
-    let store = signing_key_store(config)?;
-    let replaced = Ed25519Signer::replace_lost(store, manager, clock, signer_config(config)?);
-    replaced.await.map_err(WiringError::SigningKeys)
-}
-
-/// The administration of the keys that seal what is secret, for somebody whom change events name.
-///
-/// # Errors
-/// When the database or the key manager cannot be reached, or the keys cannot be used.
-pub async fn data_keys(config: &ServerConfig, actor: Actor) -> Result<DataKeys, WiringError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    Ok(administrative_cipher(config, actor, &clock).await?.data_keys())
-}
-
-/// Where the data keys lie, wrapped. No connection is opened yet.
-///
-/// # Errors
-/// When an address cannot be read.
-pub fn stored_data_keys(config: &ServerConfig, actor: Actor) -> Result<Arc<dyn DataKeyStore>, WiringError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    Ok(Arc::new(data_key_store(database(&config.database)?, actor, &clock)))
-}
-
-/// Wraps the data keys by the key manager of the configuration, from their recovery forms.
-///
-/// # Errors
-/// When the database or the key manager cannot be reached, or a recovery form does not open.
-pub async fn recover_data_keys(
-    config: &ServerConfig,
-    actor: Actor,
-    identity: &RecoveryIdentity,
-) -> Result<Recovered, WiringError> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let manager = keys::key_manager(&config.keys, &config.encryption, &clock)?;
-    let store = stored_data_keys(config, actor)?;
-    let KeyNames { data, .. } = KeyNames::of(&config.keys)?;
-    recover(&store, &manager, &data, identity).await.map_err(WiringError::DataKeys)
-}
-
 fn data_key_store(database: Database, actor: Actor, clock: &Arc<dyn Clock>) -> PostgresDataKeyStore {
     PostgresDataKeyStore::new(database, Arc::clone(clock), Arc::new(OsRandom), actor)
-}
-
-/// Where the keys lie that sign tokens. No connection is opened yet.
-///
-/// # Errors
-/// When an address cannot be read.
-pub fn signing_key_store(config: &ServerConfig) -> Result<Arc<dyn SigningKeyStore>, WiringError> {
-    Ok(Arc::new(PostgresSigningKeyStore::new(database(&config.database)?)))
 }
 
 /// Services that reach no database: enough to describe the API, too little to serve it.
@@ -437,7 +320,6 @@ fn assemble(
         freshness,
         signing_keys,
         keys,
-        cipher,
         sealer,
         data_keys,
         rate_limits: RateLimits::new(&config.limits),

@@ -3,15 +3,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use metrics::{Counter, counter};
-use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
-use uuid::Uuid;
 
 use crate::cache::{
     Cache, CacheError, Condition, Generation, SetOptions, SetOutcome, VALUE_MAX_BYTES, check_key, check_value,
 };
 use crate::error::BackendError;
-use crate::keys::{Ciphertext, FieldCipher, FieldCipherError, FieldRef, OpenRequest, SealRequest};
+use crate::keys::{Ciphertext, FieldCipher, FieldCipherError, FieldRef, OpenRequest, SealRequest, row_named};
 use crate::secret::SecretBytes;
 
 /// Seals values before they reach the cache, each for its own key, so that whoever reads the cache's memory, its dumps or its
@@ -47,7 +45,8 @@ impl<C: Cache> SealedCache<C> {
     async fn entry(&self, key: &str) -> Result<Option<Entry>, CacheError> {
         let Some(sealed) = self.inner.get(key).await? else { return Ok(None) };
         let ciphertext = Ciphertext(sealed);
-        let request = OpenRequest { field: self.field, row: row(key), ciphertext: &ciphertext };
+        let request =
+            OpenRequest { field: self.field, row: row_named(key.as_bytes()), ciphertext: &ciphertext };
         let opened = self.cipher.open_batch(&[request]).await.map_err(|error| self.failed(error))?;
         match opened.into_iter().next() {
             Some(Ok(value)) => Ok(Some(Entry { sealed: ciphertext.0, value })),
@@ -69,7 +68,7 @@ impl<C: Cache> SealedCache<C> {
     }
 
     async fn seal(&self, key: &str, value: &[u8]) -> Result<Bytes, CacheError> {
-        let request = SealRequest { field: self.field, row: row(key), value };
+        let request = SealRequest { field: self.field, row: row_named(key.as_bytes()), value };
         let sealed = self.cipher.seal_batch(&[request]).await.map_err(|error| self.failed(error))?;
         let Ciphertext(sealed) = sealed.into_iter().next().ok_or_else(|| self.unanswered())?;
         let added = sealed.len().saturating_sub(value.len());
@@ -183,14 +182,6 @@ impl<C: Cache> std::fmt::Debug for SealedCache<C> {
             .field("field", &self.field)
             .finish_non_exhaustive()
     }
-}
-
-/// A key's place: 122 bits of its SHA-256 in a version 8 UUID (RFC 9562, section 5.8).
-fn row(key: &str) -> Uuid {
-    let digest: [u8; 32] = Sha256::digest(key).into();
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&digest[..16]);
-    uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
 #[cfg(test)]

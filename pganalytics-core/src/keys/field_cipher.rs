@@ -3,6 +3,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::error::{BackendError, port_error};
@@ -61,6 +62,14 @@ pub struct FieldRef {
     pub column: &'static str,
     /// Which data keys it uses.
     pub purpose: &'static str,
+}
+
+/// The id of a row that has a name and no id of its own: 122 bits of the name's SHA-256 in a version 8 UUID (RFC 9562, section
+/// 5.8).
+pub fn row_named(name: &[u8]) -> Uuid {
+    let digest = Sha256::digest(name);
+    let bytes = digest.first_chunk().expect("a digest has 32 bytes");
+    uuid::Builder::from_custom_bytes(*bytes).into_uuid()
 }
 
 /// A value to seal.

@@ -14,7 +14,7 @@ pub use data_key_store::{
 };
 pub use field_cipher::{
     BlindIndex, Ciphertext, FieldCipher, FieldCipherError, FieldCipherExt, FieldRef, KeyMarks, OpenRequest,
-    SealRequest,
+    SealRequest, row_named,
 };
 pub use manager::{
     DATA_KEY_BYTES, DataKey, InvalidKeyName, KeyContext, KeyError, KeyManager, KeyName, KeyVersion,

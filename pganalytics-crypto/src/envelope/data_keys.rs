@@ -65,6 +65,12 @@ impl DataKeys {
         self.0.known()
     }
 
+    /// Whether a declared purpose has keys besides its newest that still open something, as far as this process has seen: only then
+    /// can there be values to seal anew.
+    pub fn has_superseded(&self) -> bool {
+        self.0.has_superseded()
+    }
+
     /// Makes the next data key of a purpose (`<purpose>.index` for that of its blind indexes) and yields its version; `None` if
     /// somebody else did so at the same time. This server seals under it at once, the others when they read the store next.
     ///

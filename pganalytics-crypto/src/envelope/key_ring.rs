@@ -178,6 +178,11 @@ impl KeyRing {
         self.known.load(Ordering::Relaxed)
     }
 
+    pub(super) fn has_superseded(&self) -> bool {
+        let sealing = self.sealing.values().any(|purpose| purpose.usable().len() > 1);
+        sealing || self.indexing.values().any(|purpose| purpose.usable().len() > 1)
+    }
+
     /// How many unwrapped keys lie in memory.
     pub(super) fn count_kept(&self) -> usize {
         let sealing: usize = self.sealing.values().map(Purpose::count_kept).sum();

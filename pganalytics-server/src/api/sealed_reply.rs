@@ -2,7 +2,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use pganalytics_core::idempotency::{Fingerprint, IdempotencyKey, StoredResponse};
-use pganalytics_core::keys::{Ciphertext, FieldCipher, FieldCipherError, FieldRef, OpenRequest, SealRequest};
+use pganalytics_core::keys::{
+    Ciphertext, FieldCipher, FieldCipherError, FieldRef, OpenRequest, SealRequest, row_named,
+};
 use uuid::Uuid;
 
 use super::ApiError;
@@ -71,7 +73,5 @@ impl ReplySealer {
 
 /// Keys are texts of the callers; a reply is bound to a digest of its own.
 fn row(key: &IdempotencyKey) -> Uuid {
-    let Fingerprint(digest) = Fingerprint::of([key.scope().as_bytes(), key.key().as_bytes()]);
-    let (bytes, _) = digest.split_first_chunk().expect("a digest has 32 bytes");
-    uuid::Builder::from_custom_bytes(*bytes).into_uuid()
+    row_named(&Fingerprint::of([key.scope().as_bytes(), key.key().as_bytes()]).0)
 }

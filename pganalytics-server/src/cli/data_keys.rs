@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use pganalytics_core::error::Retry;
 use pganalytics_core::keys::{DataKeyId, DataKeyState, DataKeyVersion, StoredDataKey};
 use pganalytics_crypto::envelope::{DataKeys, Destruction, EnvelopeError};
 use pganalytics_crypto::recovery::{self, RecoveryIdentity, RecoveryRecipient};
 use serde::Serialize;
 
-use super::encryption::{self, MigrateArgs, PaceArgs, Progress};
+use super::encryption::{self, MigrateArgs, PaceArgs};
+use super::progress::Progress;
 use super::{Failure, operator, print};
 use crate::config::ServerConfig;
 use crate::wiring::{self, DataKeyUse};
@@ -176,7 +176,7 @@ async fn rewrap(config: &ServerConfig, rotate: bool) -> Result<(), Failure> {
 }
 
 async fn re_encrypt(config: &ServerConfig, pace: PaceArgs) -> Result<(), Failure> {
-    let progress = Progress::new();
+    let progress = Progress::begin("looking");
     let shown = progress.clone();
     let reencryption = wiring::reencryption(config, operator())
         .await?
@@ -279,10 +279,7 @@ async fn restore(config: &ServerConfig) -> Result<(), Failure> {
 }
 
 fn failure(error: EnvelopeError) -> Failure {
-    match error.retry() {
-        Retry::Later => Failure::unavailable(error),
-        Retry::Never => Failure::refused(error),
-    }
+    Failure::of(error.retry(), error)
 }
 
 impl DataKeyArgs {

@@ -1,16 +1,13 @@
-use std::io::{IsTerminal, stderr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args};
-use indicatif::{ProgressBar, ProgressStyle};
 use pganalytics_core::clock::{Clock, SystemClock};
-use pganalytics_core::error::Retry;
 use pganalytics_store::postgres::{
     EncryptionEvent, EncryptionMigrationError, EncryptionMigrator, EncryptionPhase, EncryptionStep,
     EncryptionSurvey, Pace, Remains,
 };
 
+use super::progress::Progress;
 use super::{Failure, operator, print};
 use crate::config::ServerConfig;
 use crate::wiring;
@@ -59,7 +56,7 @@ pub(super) async fn migrate(config: &ServerConfig, args: MigrateArgs) -> Result<
         show(&survey(config).await?);
         return Ok(());
     }
-    let progress = Progress::new();
+    let progress = Progress::begin("looking");
     let migrator = migrator(config, args.pace.into(), &progress).await?;
     if args.run {
         migrator.run().await.map_err(failure)?;
@@ -89,7 +86,7 @@ pub(super) async fn decrypt(config: &ServerConfig) -> Result<(), Failure> {
     if !EncryptionSurvey::is_anything_sealed(&database).await? {
         return Ok(());
     }
-    let progress = Progress::new();
+    let progress = Progress::begin("looking");
     let migrator = migrator(config, Pace::default(), &progress).await?;
     undo(config, &migrator, &progress).await
 }
@@ -113,7 +110,7 @@ async fn migrator(
 ) -> Result<EncryptionMigrator, Failure> {
     let progress = progress.clone();
     let migrator = wiring::encryption_migrator(config, operator()).await?;
-    Ok(migrator.with_pace(pace).with_listener(move |event| progress.show(event)))
+    Ok(migrator.with_pace(pace).with_listener(move |event| show_event(&progress, event)))
 }
 
 fn show(survey: &EncryptionSurvey) {
@@ -159,53 +156,23 @@ fn report(remains: &Remains) {
 }
 
 fn failure(error: EncryptionMigrationError) -> Failure {
-    match error.retry() {
-        Retry::Later => Failure::unavailable(error),
-        Retry::Never => Failure::refused(error),
-    }
+    Failure::of(error.retry(), error)
 }
 
-/// What long work shows while it goes on, on a terminal.
-#[derive(Clone, Debug)]
-pub(super) struct Progress(Option<Arc<ProgressBar>>);
-
-impl Progress {
-    pub(super) fn new() -> Self {
-        Self(stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
-            let bar = ProgressBar::new_spinner().with_style(style.expect("the template is one"));
-            bar.enable_steady_tick(Duration::from_millis(100));
-            Arc::new(bar)
-        }))
-    }
-
-    pub(super) fn say(&self, message: String) {
-        if let Some(bar) = &self.0 {
-            bar.set_message(message);
+fn show_event(progress: &Progress, event: &EncryptionEvent) {
+    match event {
+        EncryptionEvent::Rows { step, column, done, total } => {
+            let what = match step {
+                EncryptionStep::Seal => "sealing",
+                EncryptionStep::Verify => "verifying",
+                _ => "decrypting",
+            };
+            progress.count(format!("{what} {column}"), *done, *total);
         }
-    }
-
-    pub(super) fn clear(&self) {
-        if let Some(bar) = &self.0 {
-            bar.finish_and_clear();
+        EncryptionEvent::Waiting { servers } => {
+            progress.say(format!("waiting for {servers} servers to follow"));
         }
-    }
-
-    fn show(&self, event: &EncryptionEvent) {
-        match event {
-            EncryptionEvent::Rows { step, column, done, total } => {
-                let what = match step {
-                    EncryptionStep::Seal => "sealing",
-                    EncryptionStep::Verify => "verifying",
-                    _ => "decrypting",
-                };
-                self.say(format!("{what} {column}: {done} of {total} rows"));
-            }
-            EncryptionEvent::Waiting { servers } => {
-                self.say(format!("waiting for {servers} servers to follow"))
-            }
-            EncryptionEvent::Rewriting { table } => self.say(format!("writing {table} anew")),
-            _ => {}
-        }
+        EncryptionEvent::Rewriting { table } => progress.say(format!("writing {table} anew")),
+        _ => {}
     }
 }

@@ -29,6 +29,14 @@ impl Failure {
         Self { code: 69, error: error.into() }
     }
 
+    /// Something that was not done: whether that may pass says how it ends.
+    pub fn of(retry: Retry, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        match retry {
+            Retry::Later => Self::unavailable(error),
+            Retry::Never => Self::refused(error),
+        }
+    }
+
     /// A mistake of the program.
     pub fn internal(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { code: 70, error: error.into() }
@@ -63,10 +71,7 @@ impl fmt::Display for Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        match error.retry() {
-            Retry::Later => Self::unavailable(error),
-            Retry::Never => Self::refused(error),
-        }
+        Self::of(error.retry(), error)
     }
 }
 

@@ -1,7 +1,7 @@
 use chrono::{DateTime, Utc};
 use clap::Subcommand;
 use pganalytics_core::clock::{Clock, SystemClock};
-use pganalytics_core::error::{PortError, Retry};
+use pganalytics_core::error::PortError;
 use pganalytics_core::signing::{SigningKeyStoreError, StoredSigningKey};
 use serde::Serialize;
 
@@ -116,10 +116,7 @@ pub(super) async fn replace_lost_signing(config: &ServerConfig) -> Result<bool, 
 }
 
 async fn signing_keys(config: &ServerConfig) -> Result<Vec<StoredSigningKey>, Failure> {
-    let failure = |error: SigningKeyStoreError| match error.retry() {
-        Retry::Later => Failure::unavailable(error),
-        Retry::Never => Failure::refused(error),
-    };
+    let failure = |error: SigningKeyStoreError| Failure::of(error.retry(), error);
     wiring::signing_key_store(config)?.list().await.map_err(failure)
 }
 

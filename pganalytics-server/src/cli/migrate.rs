@@ -1,5 +1,4 @@
 use clap::Subcommand;
-use pganalytics_core::error::Retry;
 use pganalytics_store::postgres::{AppRole, MigrateError, MigrationEvent, MigrationState, Migrator};
 
 use super::{Failure, encryption, print};
@@ -107,8 +106,5 @@ fn status(versions: &[pganalytics_store::postgres::MigrationStatus], json: bool)
 }
 
 fn refused(error: MigrateError) -> Failure {
-    match error.retry() {
-        Retry::Later => Failure::unavailable(error),
-        Retry::Never => Failure::refused(error),
-    }
+    Failure::of(error.retry(), error)
 }

@@ -8,6 +8,7 @@ mod encryption;
 mod exit;
 mod keys;
 mod migrate;
+mod progress;
 mod serve;
 mod status;
 mod user;

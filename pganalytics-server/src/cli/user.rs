@@ -88,7 +88,7 @@ pub(super) async fn make(
     let hash = hasher.hash(&password).await.map_err(Failure::internal)?;
     let id = UserId::generate(&SystemClock, &OsRandom);
     let new = NewUser::new(id, username, role).with_password(hash, given.is_some());
-    let sealer = wiring::column_sealer(config, database).await?;
+    let sealer = wiring::column_sealer(config, database, super::operator()).await?;
     let sealed = SealedUser::seal(&sealer, &new).await?;
     let mut work = begin(database).await?;
     let user = users::create(work.connection(), &sealed, SystemClock.now()).await?;
@@ -106,7 +106,7 @@ async fn reset_password(
     let password = SecretString::new(random_password());
     let hasher = wiring::password_hasher(&config.auth.passwords)?;
     let hash = hasher.hash(&password).await.map_err(Failure::internal)?;
-    let sealer = wiring::column_sealer(config, database).await?;
+    let sealer = wiring::column_sealer(config, database, super::operator()).await?;
     sealer.prepare::<UserPassword>().await?;
     let mut work = begin(database).await?;
     let Some(before) = users::find_by_name(work.connection(), username).await? else {

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pganalytics_core::users::Role;
-use pganalytics_server::config::{HostPort, SessionStoreKind};
+use pganalytics_server::config::{HostPort, RedisConfig, SessionStoreKind};
 use pganalytics_testkit::Redis;
 use serde_json::json;
 
@@ -15,11 +15,16 @@ use crate::sessions::{access, delete, list, opens, status};
 const FORGOTTEN: Duration = Duration::from_secs(2);
 
 async fn start() -> Option<(TestServer, Redis)> {
+    start_with(|_| {}).await
+}
+
+async fn start_with(change: impl FnOnce(&mut RedisConfig)) -> Option<(TestServer, Redis)> {
     let redis = pganalytics_testkit::redis(None).await?;
     let address = HostPort { host: "127.0.0.1".into(), port: redis.port() };
     let server = TestServer::start_with(|config| {
         config.auth.session_store = SessionStoreKind::Redis;
         config.redis.servers = vec![address];
+        change(&mut config.redis);
     });
     Some((server.await?, redis))
 }
@@ -42,6 +47,31 @@ async fn sessions_in_redis_are_listed_and_ended() {
     assert_eq!(ended.1["ended"], 1, "{ended:?}");
     assert_eq!(list(&server, "/sessions", access(&mine)).await.len(), 1);
     assert_eq!(opens(&server, &mine).await, [true; 3]);
+}
+
+/// What Redis keeps of a session besides what it goes by.
+async fn documents(redis: &Redis) -> String {
+    let found = redis.ask("KEYS *:s:{*}:*").await;
+    let mut documents = String::new();
+    for key in found.lines().filter(|line| line.contains('{')) {
+        documents.push_str(&redis.ask(&format!("HGET {key} document")).await);
+    }
+    assert!(documents.len() > 100, "there are sessions: {found}");
+    documents
+}
+
+#[tokio::test]
+async fn sessions_in_redis_are_sealed_when_that_is_set() {
+    let Some((server, redis)) = start().await else { return };
+    server.sign_in("ada", Role::Viewer).await;
+    assert!(documents(&redis).await.contains("127.0.0.1"), "the client's address is there in plain text");
+
+    let Some((server, redis)) = start_with(|redis| redis.seal_sessions = true).await else { return };
+    server.sign_in("ada", Role::Viewer).await;
+    let signed_in = sign_in(&server).await;
+    assert_eq!(opens(&server, &signed_in).await, [true; 3]);
+    let documents = documents(&redis).await;
+    assert!(!documents.contains("127.0.0.1") && !documents.contains("provider"), "{documents}");
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 //! Rotations of keys over sealed rows.
 
-use pganalytics_testkit::Child;
+use pganalytics_testkit::{Child, wait_until};
 use serde_json::Value;
 
 use crate::caller::Caller;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, LIMIT};
 use crate::older::Older;
 use crate::program::{between, data_keys, refused, succeed};
 use crate::sealed_columns::{are_as_installed, opened};
@@ -114,4 +114,22 @@ async fn tokens_are_found_while_their_indexes_are_made_anew() {
     succeed(&cluster, &["keys", "retire", "api-tokens.index", "1"]).await;
     succeed(&cluster, &["keys", "retire", "passwords", "1"]).await;
     Caller::sign_in(&cluster).await.accepts(&tokens[1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_seals_anew_by_itself() {
+    let Some(mut cluster) = Cluster::start(1).await else { return };
+    let caller = Caller::set_up(&cluster).await;
+    let token = caller.make_token("before").await;
+    succeed(&cluster, &["keys", "rotate"]).await;
+    // The one that comes after it takes its turn as leader at once, instead of a minute later.
+    cluster.terminate(0).await;
+    cluster.restart_server(0).await;
+    let sealed = async || {
+        let used = used(&cluster).await;
+        let of_old = used.iter().filter(|(purpose, version, _)| *version == 1 && purpose != "replies");
+        of_old.count() == 0
+    };
+    assert!(wait_until(LIMIT, sealed).await, "{:?}", used(&cluster).await);
+    Caller::sign_in(&cluster).await.accepts(&token).await;
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use pganalytics_core::audit::Actor;
 use pganalytics_core::keys::Sealed;
 use pganalytics_core::keys::SealedValue;
 use pganalytics_server::config::{FileKeyManagerConfig, KeyManagerConfig, ServerConfig};
@@ -27,7 +28,7 @@ async fn sealer(cluster: &Cluster) -> ColumnSealer {
         ..FileKeyManagerConfig::default()
     });
     let database = wiring::database(&config.database).unwrap();
-    wiring::column_sealer(&config, &database).await.unwrap()
+    wiring::column_sealer(&config, &database, Actor::system("test")).await.unwrap()
 }
 
 /// Opens every value of every sealed column, and demands that there is one wherever there should be.

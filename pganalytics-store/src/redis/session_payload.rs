@@ -3,9 +3,10 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use pganalytics_core::error::{BackendError, PortError};
-use pganalytics_core::keys::{Ciphertext, FieldCipher, FieldCipherError, FieldRef, OpenRequest, SealRequest};
+use pganalytics_core::keys::{
+    Ciphertext, FieldCipher, FieldCipherError, FieldRef, OpenRequest, SealRequest, row_named,
+};
 use pganalytics_core::session::{Session, SessionError, SessionId};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::error::BACKEND;
@@ -73,11 +74,9 @@ fn refused(id: SessionId) -> Option<Session> {
     None
 }
 
-/// Ids are longer than those of rows: a session is bound to a digest of its own.
+/// Ids of sessions are longer than those of rows.
 fn row(id: SessionId) -> Uuid {
-    let digest = Sha256::digest(id.to_string());
-    let bytes = digest.first_chunk().expect("a digest has 32 bytes");
-    uuid::Builder::from_custom_bytes(*bytes).into_uuid()
+    row_named(id.to_string().as_bytes())
 }
 
 fn unavailable(error: FieldCipherError) -> SessionError {

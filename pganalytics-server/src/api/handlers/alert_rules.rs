@@ -241,7 +241,9 @@ async fn update(
     ApiJson(body): ApiJson<RuleBody>,
 ) -> Result<Json<RuleAnswer>, ApiError> {
     let fields = parse(body.rule)?;
-    app.sealer.prepare::<AlertWebhook>().await?;
+    if fields.webhookurl.is_some() {
+        app.sealer.prepare::<AlertWebhook>().await?;
+    }
     let mut work = work.begin().await?;
     let before = by_number(work.connection(), &app.sealer, number).await?;
     let (definition, webhook) = fields.over(Some(&before.definition))?;

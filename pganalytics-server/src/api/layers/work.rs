@@ -35,7 +35,8 @@ pub(in crate::api) async fn run(
         Ok(claimed) => claimed,
         Err(error) => return error.into_response(),
     };
-    let sealer = (mutation.replay == Replay::Sealed).then(|| ReplySealer::new(Arc::clone(&app.cipher)));
+    let sealer =
+        (mutation.replay == Replay::Sealed).then(|| ReplySealer::new(Arc::clone(app.sealer.cipher())));
     let handle = match origin(&app, mutation, &request) {
         Ok(origin) => WorkHandle::new(app.database.clone(), claim, sealer, origin),
         Err(error) => return error.into_response(),

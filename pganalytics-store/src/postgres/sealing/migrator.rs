@@ -43,7 +43,6 @@ pub struct EncryptionMigrator {
     random: Arc<dyn Random>,
     actor: Actor,
     pace: Pace,
-    patience: Duration,
     listener: Arc<dyn Fn(&EncryptionEvent) + Send + Sync>,
 }
 
@@ -96,19 +95,13 @@ impl EncryptionMigrator {
         actor: Actor,
     ) -> Self {
         let (pace, listener) = (Pace::default(), Arc::new(|_: &EncryptionEvent| {}));
-        Self { database, cipher, clock, random, actor, pace, patience: PATIENCE, listener }
+        Self { database, cipher, clock, random, actor, pace, listener }
     }
 
     /// How fast rows are treated.
     #[must_use]
     pub fn with_pace(self, pace: Pace) -> Self {
         Self { pace, ..self }
-    }
-
-    /// How long to wait until servers go by a new phase; a minute and a half unless told.
-    #[must_use]
-    pub fn with_patience(self, patience: Duration) -> Self {
-        Self { patience, ..self }
     }
 
     /// Tells what is going on while it goes on.
@@ -355,7 +348,7 @@ impl EncryptionMigrator {
             if instances.is_empty() {
                 return Ok(());
             }
-            if since.elapsed() >= self.patience {
+            if since.elapsed() >= PATIENCE {
                 return Err(EncryptionMigrationError::NotAcknowledged { phase, instances });
             }
             (self.listener)(&EncryptionEvent::Waiting { servers: instances.len() });

@@ -43,8 +43,9 @@ pub(super) async fn rewrite(
     now: DateTime<Utc>,
     announce: impl Fn(&'static str),
 ) -> Result<Remains, StoreError> {
-    // No time limit of the pool is long enough for a large table.
+    // No time limit of the pool is long enough for a large table. But whoever waits for a lock holds up all who come after.
     let mut connection = database.direct().await?;
+    sqlx::raw_sql("SET lock_timeout = '30s'").execute(&mut connection).await?;
     for (table, statement) in TABLES {
         announce(table);
         sqlx::raw_sql(statement).execute(&mut connection).await?;
