@@ -67,6 +67,7 @@ impl Cluster {
             .env("PGA__COLLECTORS__REGISTRATION_SECRET__FILE", file("registration-secret"))
             .env("PGA__KEYS__TYPE", "file")
             .env("PGA__KEYS__PATH", file("keys"))
+            .env("PGA__AUDIT__FOLDER", file("audit"))
             .env("PGA__AUTH__SETUP_ENABLED", "true")
             .env("PGA__LIMITS__REQUESTS_PER_MINUTE_PER_ADDRESS", "10000000")
             .env("PGA__LIMITS__REQUESTS_PER_MINUTE_PER_PRINCIPAL", "10000000")

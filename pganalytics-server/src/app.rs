@@ -17,6 +17,7 @@ use pganalytics_core::tokens::TokenStore;
 use pganalytics_core::users::{PasswordHash, UserStore};
 use pganalytics_crypto::ed25519::Ed25519Signer;
 use pganalytics_crypto::envelope::DataKeys;
+use pganalytics_store::audit::FanOutAuditSink;
 use pganalytics_store::postgres::{ColumnSealer, Database};
 
 use crate::api::{ApiError, PushMemory, RateLimits};
@@ -81,6 +82,8 @@ pub struct Services {
     pub push_memory: PushMemory,
     /// The registration secret of the configuration.
     pub registration_secret: Option<SecretString>,
+    /// Where requests are recorded, if they are. Somebody has to [drain](crate::audit_drain::AuditDrain) it.
+    pub audit: Option<FanOutAuditSink>,
     /// What `/metrics` shows.
     pub prometheus: PrometheusHandle,
 }

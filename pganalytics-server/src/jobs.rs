@@ -5,10 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::TimeDelta;
+use chrono::{Months, TimeDelta};
 use pganalytics_core::audit::Actor;
 use pganalytics_core::idempotency::IdempotencyStore;
 use pganalytics_core::leader::{LeaderTask, Lease};
+use pganalytics_store::postgres::audit_log::{self, PartitionMonth};
+use pganalytics_store::postgres::metrics::PartitionOutcome;
 use pganalytics_store::postgres::running_servers::{self, RunningServer};
 use pganalytics_store::postgres::{
     Outbox, OutboxPolicy, PostgresIdempotency, PostgresLeader, PostgresNotifier, PostgresNotifierConfig,
@@ -54,7 +56,12 @@ struct LeaderJob {
     run: fn(App) -> JobFuture,
 }
 
-const LEADER_JOBS: [LeaderJob; 5] = [
+const LEADER_JOBS: [LeaderJob; 6] = [
+    LeaderJob {
+        role: "audit-partitions",
+        period: Duration::from_secs(3600),
+        run: |app| Box::pin(keep_audit_partitions(app)),
+    },
     LeaderJob {
         role: "metric-partitions",
         period: Duration::from_secs(600),
@@ -244,6 +251,22 @@ async fn keep_partitions(app: App) -> Result<(), StoreError> {
         tracing::info!(relation = dropped.relation, "metrics dropped, their retention is over");
     }
     connection.commit().await
+}
+
+/// Makes the partitions of the months around now: events may come late, and are to have one waiting for them.
+async fn keep_audit_partitions(app: App) -> Result<(), StoreError> {
+    let today = app.clock.now().date_naive();
+    let (first, last) = (today - Months::new(1), today + Months::new(2));
+    let mut connection = app.database.write().await?;
+    let months = audit_log::ensure_partitions(&mut connection, first, last).await?;
+    connection.commit().await?;
+    let is_left = |month: &&PartitionMonth| month.outcome == PartitionOutcome::LeftInDefault;
+    let left: Vec<_> = months.iter().filter(is_left).collect();
+    for PartitionMonth { relation, month, .. } in &left {
+        tracing::error!(relation, %month, "events of this month are in the default partition, and stay there");
+    }
+    ::metrics::gauge!("pganalytics_audit_partitions_left_in_default").set(left.len() as f64);
+    Ok(())
 }
 
 /// Seals anew what older data keys have sealed.

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod app;
+pub mod audit_drain;
 pub mod cli;
 pub mod collector;
 pub mod config;

@@ -1,6 +1,7 @@
 //! The one place where configuration becomes objects.
 
 mod administration;
+mod audit;
 mod keys;
 
 pub use administration::{
@@ -24,7 +25,7 @@ use pganalytics_auth::token::{
     KeySet, KeySetConfig, LegacyCollectorVerifier, RefreshTokens, RefreshTokensConfig, TokenIssuerConfig,
     TokenVerifierConfig,
 };
-use pganalytics_core::audit::Actor;
+use pganalytics_core::audit::{Actor, AuditError};
 use pganalytics_core::auth::{AuthProvider, ProviderId};
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::error::Retry;
@@ -43,6 +44,7 @@ use pganalytics_crypto::envelope::{EnvelopeError, EnvelopeFieldCipher};
 use pganalytics_crypto::file_key_manager::FileKeyManagerError;
 use pganalytics_crypto::recovery::RecoveryError;
 use pganalytics_crypto::vault_key_manager::VaultKeyManagerError;
+use pganalytics_store::audit::FanOutAuditSink;
 use pganalytics_store::postgres::{
     ColumnSealer, Database, EncryptionPhase, EncryptionState, PostgresConfig, PostgresDataKeyStore,
     PostgresRefreshTokenStore, PostgresSessionEpochs, PostgresSessionStore, PostgresSigningKeyStore,
@@ -148,6 +150,20 @@ pub enum WiringError {
     /// The data keys cannot be used.
     #[error("the data keys cannot be used")]
     DataKeys(#[source] EnvelopeError),
+    /// Events cannot wait there.
+    #[error(
+        "`audit.folder` cannot be used: make it for the server's user, on a volume that outlives the server, or set \
+         `audit.requests` to false"
+    )]
+    AuditFolder(#[source] AuditError),
+    /// A sink of events cannot be used.
+    #[error("the sink `{name}` of `audit.sinks` cannot be used")]
+    AuditSink {
+        /// Its name.
+        name: String,
+        /// What is wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// The database cannot be used.
     #[error("database cannot be used")]
     Database(#[source] StoreError),
@@ -222,7 +238,9 @@ pub async fn services_with_clock(
     let data = Arc::new(data_key_store(database.clone(), Actor::system("server"), &clock));
     let keys = keys(&config, signing, data, &clock).await?;
     let phase = encryption_phase(&database).await?;
-    assemble(config, process, clock, database, (keys, phase))
+    let random: Arc<dyn Random> = Arc::new(OsRandom);
+    let audit = audit::access_log(&config.audit, &database, &clock, &random).await?;
+    assemble(config, process, (clock, random), database, Opened { keys, phase, audit })
 }
 
 async fn encryption_phase(database: &Database) -> Result<EncryptionPhase, WiringError> {
@@ -245,7 +263,15 @@ pub async fn unconnected_services(config: ServerConfig, process: Process) -> Res
     let (signing, data) =
         (Arc::new(MemorySigningKeyStore::default()), Arc::new(MemoryDataKeyStore::default()));
     let keys = keys(&config, signing, data, &clock).await?;
-    assemble(config, process, clock, database, (keys, EncryptionPhase::Final))
+    let opened = Opened { keys, phase: EncryptionPhase::Final, audit: None };
+    assemble(config, process, (clock, Arc::new(OsRandom)), database, opened)
+}
+
+/// What had to be waited for.
+struct Opened {
+    keys: Keys,
+    phase: EncryptionPhase,
+    audit: Option<FanOutAuditSink>,
 }
 
 /// What signs, and what seals.
@@ -270,12 +296,11 @@ async fn keys(
 fn assemble(
     config: ServerConfig,
     process: Process,
-    clock: Arc<dyn Clock>,
+    (clock, random): (Arc<dyn Clock>, Arc<dyn Random>),
     database: Database,
-    (Keys { signing: signing_keys, cipher }, phase): (Keys, EncryptionPhase),
+    Opened { keys: Keys { signing: signing_keys, cipher }, phase, audit }: Opened,
 ) -> Result<App, WiringError> {
     let signer: Arc<dyn Signer> = signing_keys.clone();
-    let random: Arc<dyn Random> = Arc::new(OsRandom);
     let data_keys = cipher.data_keys();
     let cipher: Arc<dyn FieldCipher> = Arc::new(cipher);
     let sealer = ColumnSealer::new(Arc::clone(&cipher), phase);
@@ -325,6 +350,7 @@ fn assemble(
         rate_limits: RateLimits::new(&config.limits),
         push_memory: PushMemory::new(config.metrics.push_memory_bytes.get()),
         registration_secret: registration_secret(&config)?,
+        audit,
         prometheus: process.prometheus,
         config,
         clock,
@@ -353,6 +379,7 @@ pub fn check(config: &ServerConfig) -> Result<(), WiringError> {
     KeyNames::of(&config.keys)?;
     legacy_verifier(config, &clock)?;
     registration_secret(config)?;
+    audit::check(&config.audit)?;
     if config.auth.session_store == SessionStoreKind::Redis {
         redis(&config.redis, &(Arc::new(OsRandom) as Arc<dyn Random>))?;
     }

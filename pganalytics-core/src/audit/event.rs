@@ -182,7 +182,7 @@ impl AuditEvent {
     pub fn bounded(mut self) -> Self {
         let texts = [&mut self.reason, &mut self.request_id, &mut self.user_agent, &mut self.actor.name];
         for text in texts.into_iter().flatten() {
-            truncate(text);
+            truncate(text, TEXT_MAX_BYTES);
         }
         self
     }
@@ -191,11 +191,12 @@ impl AuditEvent {
 /// As long as the mark of a cut is with the largest number.
 const MARK_MAX_BYTES: usize = "…[truncated 18446744073709551615 bytes]".len();
 
-fn truncate(text: &mut String) {
-    if text.len() <= TEXT_MAX_BYTES {
+/// Cuts a text to so many bytes at the most, with the mark of the cut, which takes some of them.
+pub(crate) fn truncate(text: &mut String, max_bytes: usize) {
+    if text.len() <= max_bytes {
         return;
     }
-    let end = text.floor_char_boundary(TEXT_MAX_BYTES - MARK_MAX_BYTES);
+    let end = text.floor_char_boundary(max_bytes.saturating_sub(MARK_MAX_BYTES));
     let cut = text.len() - end;
     text.truncate(end);
     text.push_str(&format!("…[truncated {cut} bytes]"));
@@ -210,16 +211,16 @@ mod tests {
         for (letter, length) in [("x", TEXT_MAX_BYTES + 1), ("x", 1 << 20), ("漢", 1 << 19)] {
             let mut text = letter.repeat(length / letter.len() + 1);
             let before = text.len();
-            truncate(&mut text);
+            truncate(&mut text, TEXT_MAX_BYTES);
             assert!(text.len() <= TEXT_MAX_BYTES, "{}", text.len());
             let (kept, mark) = text.split_once('…').unwrap();
             assert_eq!(mark, format!("[truncated {} bytes]", before - kept.len()));
             let once = text.clone();
-            truncate(&mut text);
+            truncate(&mut text, TEXT_MAX_BYTES);
             assert_eq!(text, once);
         }
         let mut whole = "x".repeat(TEXT_MAX_BYTES);
-        truncate(&mut whole);
+        truncate(&mut whole, TEXT_MAX_BYTES);
         assert_eq!(whole, "x".repeat(TEXT_MAX_BYTES));
     }
 }

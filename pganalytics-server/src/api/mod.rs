@@ -17,7 +17,7 @@ pub use error::{ApiError, ErrorBody, ServerFault};
 pub(crate) use extract::refuse_body;
 pub use extract::{ApiJson, ApiPath, ApiQuery, PageQuery, Paged};
 pub use handlers::{PushMemory, random_password};
-pub use layers::{RateLimits, RequestMeta, TimeLimit, error_chain};
+pub use layers::{AccessNotes, RateLimits, RequestMeta, TimeLimit, error_chain};
 pub use principal::{KnownCollector, SignedInUser};
 pub use router::{router, without_double_slash};
 pub use routes::{Access, Permission, Replay, RouteInfo, Routes};

@@ -8,11 +8,12 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use pganalytics_auth::tower::AuthenticationLayer;
 use pganalytics_core::layer::RequestIdLayer;
 use serde_json::Value;
+use tower::util::{MapRequestLayer, MapResponseLayer, option_layer};
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{ComponentsBuilder, InfoBuilder, License, OpenApi, OpenApiBuilder};
 
-use super::layers::{alert_errors, cross_site, limits, meta, security_headers};
+use super::layers::{access, alert_errors, cross_site, limits, meta, security_headers};
 use super::{ApiError, RouteInfo, Routes, handlers};
 use crate::app::App;
 
@@ -31,11 +32,14 @@ pub fn router(app: &App) -> (Router, Value, Vec<RouteInfo>) {
         // The last layer is the outermost.
         .layer(from_fn_with_state(app.clone(), limits::by_principal))
         .layer(from_fn_with_state(app.clone(), cross_site::check))
+        .layer(MapRequestLayer::new(access::tell_principal))
         .layer(AuthenticationLayer::new(Arc::clone(&app.identity)))
         .layer(DefaultBodyLimit::max(body_limit))
         .layer(from_fn_with_state(app.clone(), limits::by_address))
         .layer(from_fn_with_state(app.clone(), limits::by_time))
         .layer(CatchPanicLayer::custom(meta::panicked))
+        .layer(option_layer(access::record(app, &infos)))
+        .layer(MapResponseLayer::new(access::explain))
         .layer(from_fn_with_state(app.clone(), security_headers::set))
         .layer(from_fn_with_state(app.clone(), meta::record))
         .layer(from_fn(alert_errors::extend))

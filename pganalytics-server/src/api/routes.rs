@@ -81,6 +81,8 @@ pub struct RouteInfo {
     pub access: Access,
     /// `None` for routes that only read.
     pub mutation: Option<Mutation>,
+    /// Whether requests are recorded in the audit log. Probes are not.
+    pub is_recorded: bool,
 }
 
 /// What was declared of a route that changes something.
@@ -109,7 +111,13 @@ impl Routes {
     /// Adds a route that changes nothing.
     #[must_use]
     pub fn read(self, access: Access, routes: UtoipaMethodRouter<App>) -> Self {
-        self.add(access, None, routes)
+        self.add(access, None, true, routes)
+    }
+
+    /// Adds a route for programs that ask every few seconds whether the server is well; what they ask is not recorded.
+    #[must_use]
+    pub fn probe(self, access: Access, routes: UtoipaMethodRouter<App>) -> Self {
+        self.add(access, None, false, routes)
     }
 
     /// Adds a route that changes something.
@@ -121,7 +129,7 @@ impl Routes {
         action: &'static str,
         routes: UtoipaMethodRouter<App>,
     ) -> Self {
-        self.add(access, Some(Mutation { replay, action }), routes)
+        self.add(access, Some(Mutation { replay, action }), true, routes)
     }
 
     /// Adds a group of routes.
@@ -136,9 +144,15 @@ impl Routes {
         (router, document, self.infos)
     }
 
-    fn add(mut self, access: Access, mutation: Option<Mutation>, routes: UtoipaMethodRouter<App>) -> Self {
+    fn add(
+        mut self,
+        access: Access,
+        mutation: Option<Mutation>,
+        is_recorded: bool,
+        routes: UtoipaMethodRouter<App>,
+    ) -> Self {
         let (schemas, mut paths, method_router) = routes;
-        self.infos.push(RouteInfo { endpoints: endpoints(&paths), access, mutation });
+        self.infos.push(RouteInfo { endpoints: endpoints(&paths), access, mutation, is_recorded });
         for item in paths.paths.values_mut() {
             let operations =
                 [&mut item.get, &mut item.post, &mut item.put, &mut item.delete, &mut item.patch];

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 
 use super::Failure;
 use crate::app::App;
+use crate::audit_drain::AuditDrain;
 use crate::config::ServerConfig;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::{api, jobs, serve, telemetry, wiring};
@@ -72,6 +73,7 @@ fn answer_probes(listener: &TcpListener, config: &ServerConfig, connected: Lifec
 /// Serves until the lifecycle says to stop.
 pub(crate) async fn run_until_stopped(app: App, listener: TcpListener) {
     let (router, _, _) = api::router(&app);
+    let audit = AuditDrain::start(Arc::clone(&app)).await;
     let background = jobs::start(Arc::clone(&app));
     app.lifecycle.advance(Phase::Ready);
     match listener.local_addr() {
@@ -80,6 +82,7 @@ pub(crate) async fn run_until_stopped(app: App, listener: TcpListener) {
     }
     serve::serve(listener, router, &app.lifecycle, &app.config.http, &app.config.limits).await;
     background.stop().await;
+    audit.finish().await;
     jobs::sign_off(&app).await;
     tracing::info!("stopped");
 }

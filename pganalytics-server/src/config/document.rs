@@ -19,7 +19,8 @@ pub fn sample() -> String {
     );
     for section in Section::all() {
         let unused = if section.is_used { "" } else { "# " };
-        let _ = write!(text, "\n# {}\n{unused}[{}]\n", section.doc.replace('\n', "\n# "), section.path);
+        let (doc, heading) = (section.doc.replace('\n', "\n# "), section.heading());
+        let _ = write!(text, "\n# {doc}\n{unused}{heading}\n");
         for setting in &section.settings {
             let _ = writeln!(text, "# {}", setting.doc.replace('\n', "\n# "));
             match &setting.default {
@@ -42,15 +43,14 @@ pub fn reference() -> String {
     for section in Section::all() {
         let variant = section.variant.as_ref().map(|variant| format!(", `type = \"{variant}\"`"));
         let variant = variant.unwrap_or_default();
-        let _ = write!(text, "\n## `[{}]`{variant}\n\n{}\n\n", section.path, section.doc);
+        let _ = write!(text, "\n## `{}`{variant}\n\n{}\n\n", section.heading(), section.doc);
         text.push_str("| setting | environment | type | default | meaning |\n|---|---|---|---|---|\n");
         for setting in &section.settings {
-            let variable =
-                format!("{ENV_PREFIX}{}__{}", section.path.replace('.', "__"), setting.name).to_uppercase();
+            let variable = section.variable(setting);
             let default = setting.default.as_ref().map_or("—".into(), |value| format!("`{value}`"));
             let _ = writeln!(
                 text,
-                "| `{}` | `{variable}` | {} | {default} | {} |",
+                "| `{}` | {variable} | {} | {default} | {} |",
                 setting.name,
                 setting.kind.replace('|', "\\|"),
                 setting.doc.replace('\n', " "),
@@ -64,6 +64,8 @@ struct Section {
     path: String,
     /// Which of several forms this is.
     variant: Option<String>,
+    /// Whether it is one of a list.
+    is_item: bool,
     /// Whether it is part of the defaults.
     is_used: bool,
     doc: String,
@@ -88,11 +90,25 @@ impl Setting {
 }
 
 impl Section {
+    fn heading(&self) -> String {
+        if self.is_item { format!("[[{}]]", self.path) } else { format!("[{}]", self.path) }
+    }
+
+    /// The variable of the environment. One of a list has none: the list is set as a whole.
+    fn variable(&self, setting: &Setting) -> String {
+        if self.is_item {
+            return "—".into();
+        }
+        let path = format!("{}__{}", self.path.replace('.', "__"), setting.name);
+        format!("`{ENV_PREFIX}{}`", path.to_uppercase())
+    }
+
     fn all() -> Vec<Self> {
         let schema = schema().to_value();
         let defaults = serde_json::to_value(ServerConfig::default()).expect("the defaults are JSON");
         let mut sections = Vec::new();
-        let whole = Part { path: String::new(), variant: None, is_used: true, doc: String::new() };
+        let whole =
+            Part { path: String::new(), variant: None, is_item: false, is_used: true, doc: String::new() };
         collect(&schema, &schema, &defaults, whole, &mut sections);
         sections
     }
@@ -102,6 +118,7 @@ impl Section {
 struct Part {
     path: String,
     variant: Option<String>,
+    is_item: bool,
     is_used: bool,
     doc: String,
 }
@@ -118,17 +135,20 @@ fn collect(root: &Value, object: &Value, defaults: &Value, part: Part, sections:
         let default_of_inner = default.cloned().unwrap_or_default();
         if target.get("properties").is_some() {
             let doc = doc(property, target);
-            let part = Part { path, variant: None, is_used: part.is_used, doc };
+            let part = Part { path, variant: None, doc, is_item: part.is_item, is_used: part.is_used };
             inner.push((target, default_of_inner, part));
-        } else if let Some(variants) = target.get("oneOf").filter(|_| is_tagged(target)) {
-            for variant in variants.as_array().into_iter().flatten() {
-                let tag =
-                    variant.pointer("/properties/type/const").and_then(Value::as_str).map(str::to_owned);
-                let is_default = default_of_inner.get("type").and_then(Value::as_str) == tag.as_deref();
-                let doc = format!("{} {}", doc(property, target), doc(variant, variant));
+        } else if let Some(tagged) = Tagged::of(root, target) {
+            for (tag, variant) in tagged.variants() {
+                let is_default = default_of_inner.get("type").and_then(Value::as_str) == Some(tag);
+                let doc = format!("{} {}", doc(property, tagged.target), doc(variant, variant));
                 let default = if is_default { default_of_inner.clone() } else { Value::Null };
-                let part =
-                    Part { path: path.clone(), variant: tag, is_used: part.is_used && is_default, doc };
+                let part = Part {
+                    path: path.clone(),
+                    variant: Some(tag.to_owned()),
+                    is_item: tagged.is_item,
+                    is_used: part.is_used && is_default,
+                    doc,
+                };
                 inner.push((variant, default, part));
             }
         } else {
@@ -142,8 +162,8 @@ fn collect(root: &Value, object: &Value, defaults: &Value, part: Part, sections:
         }
     }
     if !part.path.is_empty() {
-        let Part { path, variant, is_used, doc } = part;
-        sections.push(Section { path, variant, is_used, doc, settings });
+        let Part { path, variant, is_item, is_used, doc } = part;
+        sections.push(Section { path, variant, is_item, is_used, doc, settings });
     }
     for (target, default, part) in inner {
         collect(root, &with_variant_properties(root, target), &default, part, sections);
@@ -162,9 +182,28 @@ fn with_variant_properties(root: &Value, variant: &Value) -> Value {
     merged
 }
 
-fn is_tagged(target: &Value) -> bool {
-    let has_tag = |variant: &Value| variant.pointer("/properties/type").is_some();
-    target.get("oneOf").and_then(Value::as_array).is_some_and(|variants| variants.iter().all(has_tag))
+/// What has one of several forms, or a list of such.
+struct Tagged<'a> {
+    target: &'a Value,
+    is_item: bool,
+}
+
+impl<'a> Tagged<'a> {
+    fn of(root: &'a Value, target: &'a Value) -> Option<Self> {
+        let items = target.get("items").map(|items| resolve(root, items));
+        let target = items.unwrap_or(target);
+        let variants = target.get("oneOf").and_then(Value::as_array)?;
+        let is_tagged = variants.iter().all(|variant| variant.pointer("/properties/type").is_some());
+        is_tagged.then_some(Self { target, is_item: items.is_some() })
+    }
+
+    fn variants(&self) -> impl Iterator<Item = (&'a str, &'a Value)> + use<'a> {
+        let variants = self.target.get("oneOf").and_then(Value::as_array);
+        variants.into_iter().flatten().filter_map(|variant| {
+            let tag = variant.pointer("/properties/type/const").and_then(Value::as_str)?;
+            Some((tag, variant))
+        })
+    }
 }
 
 fn resolve<'a>(root: &'a Value, property: &'a Value) -> &'a Value {

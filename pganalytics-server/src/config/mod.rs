@@ -1,5 +1,6 @@
 //! What an operator can set: defaults, a TOML file, the environment, in rising order of precedence.
 
+mod audit;
 mod bounded;
 mod document;
 mod keys;
@@ -7,6 +8,10 @@ mod load;
 mod redis;
 mod sections;
 
+pub use audit::{
+    AuditConfig, AuditFileConfig, AuditSinkConfig, AuditStdoutConfig, AuditSync, AuditSyslogConfig,
+    RequestClass,
+};
 pub use bounded::{Bounded, Seconds};
 pub use document::{reference, sample, schema};
 pub use keys::{

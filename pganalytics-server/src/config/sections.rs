@@ -5,9 +5,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use super::RedisConfig;
 use super::bounded::{Bounded, Seconds};
 use super::keys::{EncryptionConfig, KeyManagerConfig};
+use super::{AuditConfig, RedisConfig};
 use crate::secret_ref::SecretRef;
 
 /// The whole configuration of `pganalytics-api`.
@@ -30,6 +30,8 @@ pub struct ServerConfig {
     pub collectors: CollectorsConfig,
     /// Keeping metrics.
     pub metrics: MetricsConfig,
+    /// The audit log of requests.
+    pub audit: AuditConfig,
     /// How much clients may send.
     pub limits: LimitsConfig,
     /// Logging.

@@ -12,6 +12,7 @@ use pganalytics_core::secret::SecretString;
 use pganalytics_core::testing::ManualClock;
 use pganalytics_core::users::{NewUser, Role};
 use pganalytics_server::app::App;
+use pganalytics_server::audit_drain::AuditDrain;
 use pganalytics_server::config::{FileKeyManagerConfig, KeyManagerConfig, ServerConfig};
 use pganalytics_server::lifecycle::{Lifecycle, Phase};
 use pganalytics_server::secret_ref::SecretRef;
@@ -48,6 +49,7 @@ pub(crate) struct TestServer {
     pub(crate) http: Client,
     address: SocketAddr,
     serving: AbortOnDropHandle<()>,
+    audit: AuditDrain,
     // Dropped in this order: the database last.
     folder: TempDir,
     database: TestDatabase,
@@ -81,8 +83,9 @@ impl TestServer {
 
     /// The same server anew: what it did not store is gone.
     pub(crate) async fn restart(self) -> Self {
-        let Self { app, clock, serving, folder, database, .. } = self;
+        let Self { app, clock, serving, audit, folder, database, .. } = self;
         serving.abort();
+        audit.finish().await;
         app.database.pool().close().await;
         Self::serve(app.config.clone(), clock, folder, database).await
     }
@@ -100,6 +103,7 @@ impl TestServer {
         let connected = wiring::database(&config.database).expect("the address is good");
         let app = wiring::services_with_clock(config, connected, process, Arc::new(clock.clone())).await;
         let app = app.expect("wire the services");
+        let audit = AuditDrain::start(app.clone()).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen on loopback");
         let address = listener.local_addr().expect("a bound socket has an address");
         let serving = AbortOnDropHandle::new(tokio::spawn({
@@ -112,7 +116,7 @@ impl TestServer {
         }));
         lifecycle.advance(Phase::Ready);
         let http = Client::builder().tls_certs_only([]).timeout(LIMIT).build().expect("make a client");
-        Self { app, clock, http, address, serving, folder, database }
+        Self { app, clock, http, address, serving, audit, folder, database }
     }
 
     /// A request with this path, beginning at `/api/v1`.
@@ -221,6 +225,7 @@ fn configuration(folder: &Path, database_url: &str) -> ServerConfig {
     };
     let mut config = ServerConfig::default();
     config.database.url = secret("database-url", database_url);
+    config.audit.folder = folder.join("audit");
     config.keys = KeyManagerConfig::File(FileKeyManagerConfig {
         path: folder.join("keys"),
         ..FileKeyManagerConfig::default()

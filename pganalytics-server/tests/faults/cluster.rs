@@ -269,6 +269,7 @@ fn settings(folder: &Path) -> BTreeMap<&'static str, String> {
         ("PGA__COLLECTORS__REGISTRATION_SECRET__FILE", file("registration-secret")),
         ("PGA__KEYS__TYPE", "file".into()),
         ("PGA__KEYS__PATH", file("keys")),
+        ("PGA__AUDIT__FOLDER", file("audit")),
         // Servers that are to listen are told where.
         ("PGA__HTTP__LISTEN", "127.0.0.1:0".into()),
         ("PGA__HTTP__TRUSTED_PROXIES", r#"["127.0.0.1/32"]"#.into()),

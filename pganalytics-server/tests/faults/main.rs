@@ -124,7 +124,7 @@ async fn two_servers_run_each_background_job_once() {
     let Some(cluster) = Cluster::start(2).await else { return };
     let deadline = Duration::from_secs(30);
     let one_leader_a_role = wait_until(deadline, || async {
-        cluster.number("SELECT count(*) FROM leases WHERE expires_at > now()").await == 5
+        cluster.number("SELECT count(*) FROM leases WHERE expires_at > now()").await == 6
     });
     assert!(one_leader_a_role.await, "every role finds a leader");
     assert_eq!(cluster.number("SELECT count(DISTINCT instance) FROM running_servers").await, 2);

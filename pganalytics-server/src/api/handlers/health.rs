@@ -19,11 +19,11 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) fn routes(routes: Routes) -> Routes {
     routes
-        .read(Access::Public, routes!(health))
-        .read(Access::Public, routes!(ready))
-        .read(Access::Public, routes!(live))
-        .read(Access::Public, routes!(version))
-        .read(Access::Permission(Permission::Read), routes!(prometheus))
+        .probe(Access::Public, routes!(health))
+        .probe(Access::Public, routes!(ready))
+        .probe(Access::Public, routes!(live))
+        .probe(Access::Public, routes!(version))
+        .probe(Access::Permission(Permission::Read), routes!(prometheus))
 }
 
 /// How the server is.

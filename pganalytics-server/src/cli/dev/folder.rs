@@ -26,6 +26,7 @@ const CONFIGURATION: &str = "server.toml";
 /// registration-secret    with which it registers itself
 /// collector/             its identity and its spool
 /// keys/                  of the server
+/// audit/                 events of requests, on their way to the database
 /// postgres/              the database, or a link to it
 /// ```
 #[derive(Debug)]

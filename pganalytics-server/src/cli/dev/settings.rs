@@ -34,6 +34,7 @@ pub(super) fn server(
         path: folder.join("keys"),
         ..FileKeyManagerConfig::default()
     });
+    config.audit.folder = folder.join("audit");
     config.collectors.registration_secret = Some(SecretRef::File(registration_secret(folder)?));
     config.collectors.offline_after_seconds = Seconds::new(60);
     config.metrics.thinning_seconds = Seconds::new(1);

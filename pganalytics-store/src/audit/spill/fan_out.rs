@@ -82,6 +82,11 @@ impl FanOutAuditSink {
         self.spill.status()
     }
 
+    /// Whether the last events could be recorded: what [`status`](Self::status) says, for those who ask often.
+    pub fn is_recording(&self) -> bool {
+        self.spill.is_recording()
+    }
+
     async fn keep_house(&self, stop: CancellationToken) {
         let mut scanned = Instant::now();
         let tick = MEASURED.min(self.spill.config.rescan);
