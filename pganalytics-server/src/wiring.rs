@@ -31,7 +31,7 @@ use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::error::Retry;
 use pganalytics_core::ids::InstanceId;
 use pganalytics_core::keys::{
-    DataKeyStore, FieldCipher, InvalidKeyName, KeyError, KeyManager, MemoryDataKeyStore,
+    DataKeyStore, FieldCipher, FieldCipherError, InvalidKeyName, KeyError, KeyManager, MemoryDataKeyStore,
 };
 use pganalytics_core::random::{OsRandom, Random};
 use pganalytics_core::revocation::Freshness;
@@ -164,6 +164,9 @@ pub enum WiringError {
         /// What is wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The key that signs audit events cannot be had.
+    #[error("the key that signs audit events cannot be had")]
+    AuditKey(#[source] FieldCipherError),
     /// The database cannot be used.
     #[error("database cannot be used")]
     Database(#[source] StoreError),
@@ -176,6 +179,7 @@ impl WiringError {
             Self::Database(cause) => cause.retry(),
             Self::SigningKeys(cause) => cause.retry(),
             Self::DataKeys(cause) => cause.retry(),
+            Self::AuditKey(FieldCipherError::KeyUnavailable { .. }) => Retry::Later,
             _ => Retry::Never,
         }
     }
@@ -237,10 +241,16 @@ pub async fn services_with_clock(
     let signing = Arc::new(PostgresSigningKeyStore::new(database.clone()));
     let data = Arc::new(data_key_store(database.clone(), Actor::system("server"), &clock));
     let keys = keys(&config, signing, data, &clock).await?;
+    authenticate(&database, &keys.cipher).await?;
     let phase = encryption_phase(&database).await?;
     let random: Arc<dyn Random> = Arc::new(OsRandom);
     let audit = audit::access_log(&config.audit, &database, &clock, &random).await?;
     assemble(config, process, (clock, random), database, Opened { keys, phase, audit })
+}
+
+/// Has the audit events that are stored through this database signed.
+async fn authenticate(database: &Database, cipher: &EnvelopeFieldCipher) -> Result<(), WiringError> {
+    database.audit_writer().authenticate(cipher).await.map_err(WiringError::AuditKey)
 }
 
 async fn encryption_phase(database: &Database) -> Result<EncryptionPhase, WiringError> {

@@ -1,6 +1,5 @@
 DROP TABLE leases;
 DROP TABLE running_servers;
-DROP TABLE change_events;
 DROP TABLE outbox;
 DROP TABLE one_time_ids;
 DROP FUNCTION claim_idempotency_key;

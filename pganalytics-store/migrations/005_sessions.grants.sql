@@ -3,4 +3,3 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON
     running_servers, leases, revocations
 TO pganalytics_app;
 -- No UPDATE, no DELETE: a change that was recorded stays recorded.
-GRANT SELECT, INSERT ON change_events TO pganalytics_app;

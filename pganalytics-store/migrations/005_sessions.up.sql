@@ -181,25 +181,6 @@ CREATE TABLE outbox (
 );
 CREATE INDEX outbox_due_idx ON outbox (next_attempt_at, id) WHERE dead_at IS NULL;
 
--- What changed, written in the same transaction. Append-only: the server's role may not change a row.
-CREATE TABLE change_events (
-    id uuid PRIMARY KEY,
-    at timestamptz NOT NULL,
-    -- The actor as they were then: a reference would change with them, or forbid their deletion.
-    actor jsonb NOT NULL,
-    action text NOT NULL,
-    resource_type text NOT NULL,
-    resource_id text,
-    before jsonb,
-    after jsonb,
-    request_id text,
-    session_id text,
-    -- Tells what a reader's snapshot could not see yet, whatever the order of ids and times.
-    xid xid8 NOT NULL DEFAULT pg_current_xact_id()
-);
-CREATE INDEX change_events_at_idx ON change_events (at, id);
-CREATE INDEX change_events_resource_idx ON change_events (resource_type, resource_id, at);
-
 CREATE TABLE running_servers (
     instance uuid PRIMARY KEY,
     version text NOT NULL,

@@ -19,7 +19,7 @@ BEGIN
     END IF;
     IF EXISTS (
         SELECT FROM data_keys WHERE replace(purpose, '.index', '')
-            NOT IN ('passwords', 'collector-config', 'alert-rules', 'api-tokens', 'replies', 'sessions')
+            NOT IN ('passwords', 'collector-config', 'alert-rules', 'api-tokens', 'replies', 'sessions', 'audit.mac')
     ) THEN
         RAISE EXCEPTION 'table data_keys holds keys of other programs'
             USING HINT = 'Dropping it loses whatever they sealed. Decrypt that first, then delete those keys.';

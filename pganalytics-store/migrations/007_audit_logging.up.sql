@@ -6,10 +6,8 @@ CREATE TABLE audit_events (
     -- Fixed when the event was made, and with the id what a repeat of the event is known by.
     at timestamptz NOT NULL,
     id uuid NOT NULL,
-    -- The transaction that stored the row, by which the sealer tells what its last seal could not see. The server's role
-    -- has no right to give it.
-    xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    -- The sink that stored the row, and its place among those of that sink. Numbers of what was rolled back are missing.
+    -- As whom the row was stored: one process, for as long as it lives; and its place among the rows of that writer. A
+    -- number that no row has was rolled back, and declared void by an event.
     writer uuid NOT NULL,
     writer_sequence bigint NOT NULL,
     -- For searching: the actor's id, where it is a user of ours.
@@ -25,28 +23,36 @@ CREATE TABLE audit_events (
     resource_id text COLLATE "C",
     outcome text COLLATE "C" NOT NULL,
     reason text COLLATE "C",
-    changes jsonb,
     request_id text COLLATE "C",
     session_id text COLLATE "C",
     provider text COLLATE "C",
     -- What ties the personal fields to the event without telling them:
     --   SHA-256(domain || salt || value)
-    -- with the domain 'pga.audit.actor_name.1', 'pga.audit.address.1' or 'pga.audit.user_agent.1' in ASCII and a zero
-    -- byte, the salt as it is stored, and as value the UTF-8 text, or the 4 or 16 bytes of the address.
+    -- with the domain 'pga.audit.actor_name.1', 'pga.audit.address.1', 'pga.audit.user_agent.1' or 'pga.audit.changes.1' in
+    -- ASCII and a zero byte, the salt as it is stored, and as value the UTF-8 text, or the 4 or 16 bytes of the address.
     -- Null where the event has no such field.
     actor_name_commitment bytea,
     address_commitment bytea,
     user_agent_commitment bytea,
-    -- The writer's keyed checksum of the row. Null until writers have keys.
+    changes_commitment bytea,
+    -- The writer's keyed checksum of all the columns above but user_id. Null for what came before it had a key.
     mac bytea,
+    -- Transaction ids are comparable within an era. A new one begins when the log goes on after a restore.
+    era smallint NOT NULL DEFAULT 1,
+    -- The transaction that stored the row, by which the sealer tells what its last seal could not see. The server's role
+    -- has no right to give it, nor the era.
+    xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
     CONSTRAINT audit_events_pkey PRIMARY KEY (at, id),
     CONSTRAINT audit_events_commitment_check CHECK (
         octet_length(actor_name_commitment) = 32
         AND octet_length(address_commitment) = 32
         AND octet_length(user_agent_commitment) = 32
+        AND octet_length(changes_commitment) = 32
     )
 )
 PARTITION BY RANGE (at);
+-- What is to be sealed, and what a seal covers.
+CREATE INDEX audit_events_xid_idx ON audit_events (era, xid);
 -- The last events of a user.
 CREATE INDEX audit_events_user_idx ON audit_events (user_id, at, id) WHERE user_id IS NOT NULL;
 -- The history of a resource. An index takes no entry of any length, so queries must compare the beginnings too.
@@ -66,14 +72,19 @@ CREATE TABLE audit_personal (
     address_salt bytea,
     user_agent text COLLATE "C",
     user_agent_salt bytea,
+    -- As text, since the commitment is over its bytes. It may hold names and addresses of mail, too.
+    changes json,
+    changes_salt bytea,
     CONSTRAINT audit_personal_pkey PRIMARY KEY (at, id),
     CONSTRAINT audit_personal_salt_check CHECK (
         (actor_name IS NULL) = (actor_name_salt IS NULL)
         AND (address IS NULL) = (address_salt IS NULL)
         AND (user_agent IS NULL) = (user_agent_salt IS NULL)
+        AND (changes IS NULL) = (changes_salt IS NULL)
         AND octet_length(actor_name_salt) >= 16
         AND octet_length(address_salt) >= 16
         AND octet_length(user_agent_salt) >= 16
+        AND octet_length(changes_salt) >= 16
     )
 )
 PARTITION BY RANGE (at);
@@ -81,10 +92,61 @@ PARTITION BY RANGE (at);
 -- For people and dashboards. It hides columns, not rows, so a security barrier would protect nothing and keep conditions
 -- from the indexes; whoever may read it sees addresses.
 CREATE VIEW audit_logs AS
-SELECT e.id, e.at AS "timestamp", e.user_id, e.action, e.resource_type, e.resource_id, e.changes,
-    p.address AS ip_address, p.user_agent
+SELECT e.id, e.at AS "timestamp", e.user_id, e.action, e.resource_type, e.resource_id,
+    p.changes::jsonb AS changes, p.address AS ip_address, p.user_agent
 FROM audit_events e
 LEFT JOIN audit_personal p ON p.at = e.at AND p.id = e.id;
+
+-- The logs that events were sealed in. One follows the other when the database went back behind what was sealed.
+CREATE TABLE audit_eras (
+    era smallint PRIMARY KEY,
+    -- The name of the log, the first line of its checkpoints.
+    origin text COLLATE "C" NOT NULL UNIQUE,
+    -- Of the database cluster (pg_control_system) whose transactions these are.
+    system_identifier bigint NOT NULL,
+    opened_at timestamptz NOT NULL,
+    -- Why this log follows that before: the signed record of what is missing between them, which is its first leaf. Null for
+    -- the first one.
+    gap text
+);
+
+-- What was sealed: for each checkpoint, what the database looked like. Its leaves are the rows of the era that are visible in
+-- its snapshot and not in that of the seal before, ORDER BY xid, at, id.
+CREATE TABLE audit_seals (
+    era smallint NOT NULL REFERENCES audit_eras,
+    number bigint NOT NULL CHECK (number > 0),
+    -- Of which era the rows are. The first seal of a log may cover what that before it had left.
+    rows_era smallint NOT NULL,
+    snapshot pg_snapshot NOT NULL,
+    first_leaf bigint NOT NULL,
+    leaves bigint NOT NULL CHECK (leaves > 0),
+    -- The signed checkpoint. What was anchored is finished with this very text.
+    checkpoint text NOT NULL,
+    sealed_at timestamptz NOT NULL,
+    -- Null until the checkpoint is anchored and its tiles are written.
+    published_at timestamptz,
+    PRIMARY KEY (era, number),
+    UNIQUE (era, first_leaf)
+);
+
+-- Orders to erase, signed with a key that the server does not have. Without one, what is missing was taken.
+CREATE TABLE audit_orders (
+    id uuid PRIMARY KEY,
+    -- The signed order, which says what it is about.
+    note text NOT NULL,
+    received_at timestamptz NOT NULL,
+    executed_at timestamptz
+);
+
+-- What must not be erased while somebody needs it, whatever the orders say.
+CREATE TABLE audit_holds (
+    id uuid PRIMARY KEY,
+    -- Null holds everything.
+    subject uuid,
+    reason text NOT NULL,
+    placed_at timestamptz NOT NULL,
+    released_at timestamptz
+);
 
 -- These triggers keep a hand from slipping, also that of the owner. What convinces a stranger is the proof.
 CREATE FUNCTION audit_refuse_change() RETURNS trigger

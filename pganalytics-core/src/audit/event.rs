@@ -4,7 +4,9 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
+use crate::audit::Change;
 use crate::ids::EventId;
 use crate::session::SessionId;
 
@@ -54,6 +56,9 @@ impl<'de> Deserialize<'de> for Action {
     }
 }
 
+/// The longest [`AuditEvent::changes`], in bytes of its JSON; longer ones are told of by their length alone.
+pub const CHANGES_MAX_BYTES: usize = 32 * 1024;
+
 /// What kind of actor it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -69,6 +74,19 @@ pub enum ActorKind {
     System,
     /// An administrator at the command line.
     Operator,
+}
+
+impl ActorKind {
+    /// The word by which it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::User => "user",
+            Self::Collector => "collector",
+            Self::System => "system",
+            Self::Operator => "operator",
+        }
+    }
 }
 
 /// Who it was, as known at that moment: events keep a snapshot, not a reference.
@@ -125,6 +143,17 @@ pub enum Outcome {
     Failure,
 }
 
+impl Outcome {
+    /// The word by which it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Denied => "denied",
+            Self::Failure => "failure",
+        }
+    }
+}
+
 /// One event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -143,8 +172,9 @@ pub struct AuditEvent {
     pub outcome: Outcome,
     /// Why it was refused or failed.
     pub reason: Option<String>,
-    /// What changed: `{"field": {"before": …, "after": …}}`, without secrets.
-    pub changes: Option<serde_json::Value>,
+    /// What changed, without secrets: `{"before": {…}, "after": {…}}` with the fields that differ, as a
+    /// [`Change`] makes it. Events that change nothing may tell details here.
+    pub changes: Option<Value>,
     /// The request that it belongs to.
     pub request_id: Option<String>,
     /// The session that it belongs to.
@@ -177,15 +207,98 @@ impl AuditEvent {
         }
     }
 
-    /// Cuts texts from outside to [`TEXT_MAX_BYTES`] at the most, ending in `…[truncated N bytes]`. What was cut is not cut again.
+    /// The event of a change that was made.
+    pub fn of_change(
+        id: EventId,
+        at: DateTime<Utc>,
+        actor: Actor,
+        (action, resource): (Action, Resource),
+        change: Change,
+    ) -> Self {
+        let event = Self::new(id, at, actor, action, Outcome::Success);
+        Self { resource: Some(resource), changes: Some(change.into_value()), ..event }
+    }
+
+    /// Sets what it was done to.
+    #[must_use]
+    pub fn with_resource(self, resource: Resource) -> Self {
+        Self { resource: Some(resource), ..self }
+    }
+
+    /// Sets the details.
+    #[must_use]
+    pub fn with_changes(self, changes: Value) -> Self {
+        Self { changes: Some(changes), ..self }
+    }
+
+    /// Cuts texts to [`TEXT_MAX_BYTES`] at the most, ending in `…[truncated N bytes]`, and puts `{"truncated_bytes": N}` in the place
+    /// of changes that are longer than [`CHANGES_MAX_BYTES`]. What was cut is not cut again.
     #[must_use]
     pub fn bounded(mut self) -> Self {
-        let texts = [&mut self.reason, &mut self.request_id, &mut self.user_agent, &mut self.actor.name];
-        for text in texts.into_iter().flatten() {
-            truncate(text, TEXT_MAX_BYTES);
+        self.texts_mut().for_each(|text| truncate(text, TEXT_MAX_BYTES));
+        if let Some(changes) = &self.changes {
+            let bytes = length_of(changes);
+            if bytes > CHANGES_MAX_BYTES {
+                self.changes = Some(json!({ "truncated_bytes": bytes }));
+            }
         }
         self
     }
+
+    /// Whether [`bounded`](Self::bounded) would leave it as it is.
+    pub fn is_bounded(&self) -> bool {
+        let resource = self.resource.as_ref();
+        let texts = [
+            self.actor.id.as_ref(),
+            self.actor.name.as_ref(),
+            self.actor.role.as_ref(),
+            resource.map(|resource| &resource.kind),
+            resource.and_then(|resource| resource.id.as_ref()),
+            self.reason.as_ref(),
+            self.request_id.as_ref(),
+            self.user_agent.as_ref(),
+            self.provider.as_ref(),
+        ];
+        texts.into_iter().flatten().all(|text| text.len() <= TEXT_MAX_BYTES)
+            && self.changes.as_ref().is_none_or(|changes| length_of(changes) <= CHANGES_MAX_BYTES)
+    }
+
+    fn texts_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        let (kind, id) = match &mut self.resource {
+            Some(Resource { kind, id }) => (Some(kind), id.as_mut()),
+            None => (None, None),
+        };
+        [
+            self.actor.id.as_mut(),
+            self.actor.name.as_mut(),
+            self.actor.role.as_mut(),
+            kind,
+            id,
+            self.reason.as_mut(),
+            self.request_id.as_mut(),
+            self.user_agent.as_mut(),
+            self.provider.as_mut(),
+        ]
+        .into_iter()
+        .flatten()
+    }
+}
+
+/// The length of its JSON in bytes.
+fn length_of(value: &Value) -> usize {
+    struct Counter(usize);
+    impl std::io::Write for Counter {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut counter = Counter(0);
+    serde_json::to_writer(&mut counter, value).expect("a JSON value can be written");
+    counter.0
 }
 
 /// As long as the mark of a cut is with the largest number.
@@ -205,6 +318,48 @@ pub(crate) fn truncate(text: &mut String, max_bytes: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kinds_and_outcomes_are_written_as_they_are_serialised() {
+        let kinds = [
+            ActorKind::Anonymous,
+            ActorKind::User,
+            ActorKind::Collector,
+            ActorKind::System,
+            ActorKind::Operator,
+        ];
+        for kind in kinds {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+        for outcome in [Outcome::Success, Outcome::Denied, Outcome::Failure] {
+            assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.as_str());
+        }
+    }
+
+    #[test]
+    fn no_part_of_an_event_is_unbounded() {
+        let long = "x".repeat(100_000);
+        let action = "test.event".parse().unwrap();
+        let actor = Actor {
+            kind: ActorKind::User,
+            id: Some(long.clone()),
+            name: Some(long.clone()),
+            role: Some(long.clone()),
+        };
+        let mut event =
+            AuditEvent::new(EventId(uuid::Uuid::nil()), DateTime::UNIX_EPOCH, actor, action, Outcome::Denied)
+                .with_resource(Resource::new(long.clone(), &long))
+                .with_changes(json!({ "after": { "text": long } }));
+        for text in [&mut event.reason, &mut event.request_id, &mut event.user_agent, &mut event.provider] {
+            *text = Some(long.clone());
+        }
+        assert!(!event.is_bounded());
+        let bounded = event.bounded();
+        assert!(bounded.is_bounded());
+        assert_eq!(bounded.changes, Some(json!({ "truncated_bytes": 100_021 })));
+        assert!(serde_json::to_vec(&bounded).unwrap().len() < 72 * 1024);
+        assert_eq!(bounded.clone().bounded(), bounded);
+    }
 
     #[test]
     fn long_texts_are_cut_once_and_say_by_how_much() {

@@ -5,17 +5,16 @@ use std::time::{Duration, Instant};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use bytes::Bytes;
-use pganalytics_core::audit::{Action, Actor, Resource};
+use pganalytics_core::audit::{Action, Actor, AuditEvent, Change, Resource};
 use pganalytics_core::clock::Clock;
 use pganalytics_core::idempotency::StoredResponse;
 use pganalytics_core::ids::EventId;
 use pganalytics_core::random::Random;
 use pganalytics_core::session::SessionId;
-use pganalytics_store::postgres::change_events::{Change, ChangeEvent};
 use pganalytics_store::postgres::{Begun, Database, UnitOfWork, UnitOfWorkLimits};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
-use super::layers::{KeyClaim, KeyMaker};
+use super::layers::{KeyClaim, KeyMaker, RequestMeta};
 use super::{ApiError, ReplySealer};
 use crate::identity::{Identity, Outdated};
 
@@ -53,7 +52,7 @@ pub(crate) struct Origin {
     pub(crate) random: Arc<dyn Random>,
     pub(crate) actor: Actor,
     pub(crate) action: Action,
-    pub(crate) request_id: String,
+    pub(crate) meta: RequestMeta,
     pub(crate) session: Option<SessionId>,
     pub(crate) identity: Arc<Identity>,
 }
@@ -210,9 +209,12 @@ impl Work {
     fn record_change(&mut self, resource: Resource, change: Change) {
         let origin = self.origin.clone();
         let id = EventId::generate(&*origin.clock, &*origin.random);
-        let event = ChangeEvent::new(id, origin.clock.now(), origin.actor, origin.action, resource)
-            .with_change(change)
-            .with_request(Some(origin.request_id), origin.session);
+        let (at, what) = (origin.clock.now(), (origin.action, resource));
+        let mut event = AuditEvent::of_change(id, at, origin.actor, what, change);
+        event.request_id = Some(origin.meta.id.to_string());
+        event.address = Some(origin.meta.address);
+        event.user_agent = origin.meta.user_agent.as_deref().map(str::to_owned);
+        event.session = origin.session;
         self.record(event);
     }
 }

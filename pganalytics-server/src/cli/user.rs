@@ -1,12 +1,11 @@
 use clap::Subcommand;
 use pganalytics_auth::local::PasswordPolicy;
-use pganalytics_core::audit::{Action, Resource};
+use pganalytics_core::audit::{Action, AuditEvent, Change, Resource};
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::ids::{EventId, UserId};
 use pganalytics_core::random::OsRandom;
 use pganalytics_core::secret::SecretString;
 use pganalytics_core::users::{NewUser, Role, User, Username};
-use pganalytics_store::postgres::change_events::{Change, ChangeEvent};
 use pganalytics_store::postgres::users::{self, SealedUser};
 use pganalytics_store::postgres::{
     Begun, Database, UnitOfWork, UnitOfWorkLimits, UserPassword, session_epochs,
@@ -144,10 +143,8 @@ async fn begin(database: &Database) -> Result<UnitOfWork, Failure> {
     }
 }
 
-fn event(action: &str, user: UserId, change: Change) -> Result<ChangeEvent, Failure> {
+fn event(action: &str, user: UserId, change: Change) -> Result<AuditEvent, Failure> {
     let action: Action = action.parse().map_err(Failure::internal)?;
-    let actor = super::operator();
-    let id = EventId::generate(&SystemClock, &OsRandom);
-    Ok(ChangeEvent::new(id, SystemClock.now(), actor, action, Resource::new("user", user))
-        .with_change(change))
+    let (id, at) = (EventId::generate(&SystemClock, &OsRandom), SystemClock.now());
+    Ok(AuditEvent::of_change(id, at, super::operator(), (action, Resource::new("user", user)), change))
 }

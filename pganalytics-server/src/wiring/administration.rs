@@ -16,12 +16,12 @@ use pganalytics_store::postgres::{
 };
 
 use super::{
-    KeyNames, SERVER_SILENCE_MAX, WiringError, data_key_store, database, encryption_phase, keys,
-    owner_database, signer, signer_config,
+    KeyNames, SERVER_SILENCE_MAX, WiringError, authenticate, data_key_store, database, encryption_phase,
+    keys, owner_database, signer, signer_config,
 };
 use crate::config::ServerConfig;
 
-/// What seals columns, for somebody whom change events name.
+/// What seals columns, for somebody whom change events name; has what is recorded in this database signed.
 ///
 /// # Errors
 /// When the database or the key manager cannot be reached, or the keys cannot be used.
@@ -32,6 +32,7 @@ pub async fn column_sealer(
 ) -> Result<ColumnSealer, WiringError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let cipher = administrative_cipher(config, actor, &clock).await?;
+    authenticate(database, &cipher).await?;
     Ok(ColumnSealer::new(Arc::new(cipher), encryption_phase(database).await?))
 }
 
@@ -46,6 +47,7 @@ pub async fn encryption_migrator(
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let cipher = administrative_cipher(config, actor.clone(), &clock).await?;
     let owner = owner_database(&config.database)?;
+    authenticate(&owner, &cipher).await?;
     Ok(EncryptionMigrator::new(owner, Arc::new(cipher), clock, Arc::new(OsRandom), actor))
 }
 
@@ -57,6 +59,7 @@ pub async fn reencryption(config: &ServerConfig, actor: Actor) -> Result<Reencry
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let cipher = administrative_cipher(config, actor.clone(), &clock).await?;
     let database = database(&config.database)?;
+    authenticate(&database, &cipher).await?;
     Ok(Reencryption::new(database, Arc::new(cipher), clock, Arc::new(OsRandom), actor))
 }
 
@@ -66,7 +69,12 @@ async fn administrative_cipher(
     clock: &Arc<dyn Clock>,
 ) -> Result<EnvelopeFieldCipher, WiringError> {
     let manager = keys::key_manager(&config.keys, &config.encryption, clock)?;
-    keys::cipher(config, stored_data_keys(config, actor)?, manager, Arc::clone(clock)).await
+    let database = database(&config.database)?;
+    let store = Arc::new(data_key_store(database.clone(), actor, clock));
+    let cipher = keys::cipher(config, store, manager, Arc::clone(clock)).await?;
+    // What becomes of the keys from now on is recorded through it.
+    authenticate(&database, &cipher).await?;
+    Ok(cipher)
 }
 
 /// The live servers that have not seen every data key, and so may seal under one that was replaced.

@@ -20,7 +20,7 @@ use pganalytics_crypto::recovery::RecoveryRecipient;
 use pganalytics_crypto::vault_key_manager::{VaultAuth, VaultKeyManager, VaultKeyManagerConfig, VaultSecret};
 
 use pganalytics_store::postgres::{
-    AlertWebhook, ApiTokenDigest, ConfigText, UserPassword, key_use, sealed_replies,
+    AlertWebhook, ApiTokenDigest, ConfigText, ROW_MACS, UserPassword, key_use, sealed_replies,
 };
 
 use pganalytics_store::redis::RedisSessionStore;
@@ -194,6 +194,10 @@ pub(super) async fn cipher(
         .from_version(minimum.take(API_TOKENS))
         .indexed_from_version(minimum.take(&format!("{API_TOKENS}.index")));
     envelope = envelope.with_purpose(API_TOKENS, tokens);
+    let row_macs = PurposeConfig::default()
+        .from_version(minimum.take(ROW_MACS.purpose))
+        .indexed_from_version(minimum.take(&format!("{}.index", ROW_MACS.purpose)));
+    envelope = envelope.with_purpose(ROW_MACS.purpose, row_macs);
     if let Some((purpose, _)) = minimum.0.pop_first() {
         return Err(WiringError::UnknownPurpose(purpose));
     }

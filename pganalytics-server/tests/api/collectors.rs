@@ -101,7 +101,7 @@ async fn a_registration_secret_is_shown_once() {
     assert_eq!(status, 200);
     assert!(deleted["message"].is_string());
     assert_eq!(answer(server.get(&path).bearer_auth(&admin)).await.0, 404);
-    let events = "SELECT count(*) FROM change_events WHERE resource_type = 'registration_secret'";
+    let events = "SELECT count(*) FROM audit_logs WHERE resource_type = 'registration_secret'";
     assert_eq!(server.number(events).await, 3);
 }
 
@@ -172,7 +172,7 @@ async fn a_collector_is_renamed_and_described() {
     assert_eq!((&seen["description"], &seen["health_check_interval"]), (&Value::Null, &json!(60)));
     let mut connection = server.app.database.read().await.unwrap();
     let before: Value = sqlx::query_scalar(
-        "SELECT before FROM change_events WHERE action = 'collector.update' AND after ? 'name'",
+        "SELECT changes -> 'before' FROM audit_logs WHERE action = 'collector.update' AND changes -> 'after' ? 'name'",
     )
     .fetch_one(&mut *connection)
     .await
@@ -199,10 +199,10 @@ async fn what_is_remembered_while_a_revocation_commits_is_forgotten_after_it() {
     let pull = || server.get(&format!("/config/{}", collector.id)).bearer_auth(&collector.token).send();
     let mut holding = server.app.database.begin().await.unwrap();
     // Events are written with the commit, after the handler.
-    sqlx::query("LOCK TABLE change_events IN EXCLUSIVE MODE").execute(&mut *holding).await.unwrap();
+    sqlx::query("LOCK TABLE audit_events IN EXCLUSIVE MODE").execute(&mut *holding).await.unwrap();
     let revoke = server.post(&format!("/collectors/{}/revoke", collector.id)).bearer_auth(&manager);
     let revoking = tokio::spawn(answer(revoke));
-    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'change_events'::regclass";
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'audit_events'::regclass";
     tokio::time::timeout(LIMIT, async {
         while server.number(waiting).await == 0 {
             tokio::task::yield_now().await;

@@ -199,7 +199,7 @@ async fn a_request_with_the_same_key_takes_effect_once() {
     let other = create("other").send().await.expect("an answer");
     assert_eq!(other.status(), StatusCode::UNPROCESSABLE_ENTITY);
     assert_eq!(server.number("SELECT count(*) FROM users WHERE username_key IN ('once', 'other')").await, 1);
-    assert_eq!(server.number("SELECT count(*) FROM change_events WHERE action = 'user.create'").await, 1);
+    assert_eq!(server.number("SELECT count(*) FROM audit_logs WHERE action = 'user.create'").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

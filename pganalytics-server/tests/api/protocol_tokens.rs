@@ -78,10 +78,10 @@ async fn registration_gives_a_token_and_a_certificate() {
     let expires_at: DateTime<Utc> = given["expires_at"].as_str().unwrap().parse().unwrap();
     assert_eq!(expires_at - server.clock.now(), TimeDelta::minutes(30));
     assert_eq!(push_status(&server, &collector.token).await, 200);
-    let event = "SELECT count(*) FROM change_events WHERE action = 'collector.register'";
+    let event = "SELECT count(*) FROM audit_logs WHERE action = 'collector.register'";
     assert_eq!(server.number(event).await, 1);
     // Neither the key nor the token is kept.
-    let leaked = "SELECT count(*) FROM change_events WHERE change_events::text LIKE '%PRIVATE%'";
+    let leaked = "SELECT count(*) FROM audit_logs WHERE audit_logs::text LIKE '%PRIVATE%'";
     assert_eq!(server.number(leaked).await, 0);
 }
 
@@ -261,7 +261,7 @@ async fn a_collector_of_an_older_installation_is_taken_over() {
     let (first, second) = tokio::join!(refresh(&server, &restarted), refresh(&server, &restarted));
     assert_eq!((first.0.as_u16(), second.0.as_u16()), (200, 200), "{first:?} {second:?}");
     assert_eq!(server.number("SELECT count(*) FROM collectors WHERE hostname = 'old-host'").await, 1);
-    let event = "SELECT count(*) FROM change_events WHERE action = 'collector.adopt'";
+    let event = "SELECT count(*) FROM audit_logs WHERE action = 'collector.adopt'";
     assert_eq!(server.number(event).await, 1);
     // Both its own tokens, while they last, and ours are good for it.
     let own = legacy_token(now, json!({}));
@@ -315,7 +315,7 @@ async fn a_collector_pulls_its_own_configuration_by_whatever_name() {
     assert!(refused["details"].as_str().unwrap().starts_with("line 2: "), "{refused}");
     assert_eq!(put(&Uuid::nil().to_string(), "").await.0, 404);
     assert_eq!(put("collector-001", "").await.0, 400);
-    let leaked = "SELECT count(*) FROM change_events WHERE change_events::text LIKE '%hunter2%'";
+    let leaked = "SELECT count(*) FROM audit_logs WHERE audit_logs::text LIKE '%hunter2%'";
     assert_eq!(server.number(leaked).await, 0);
     let (_, pushed) = answer(server.push(&own.token, r#"{"metrics":[]}"#)).await;
     assert_eq!(pushed["next_config_version"], 1);

@@ -46,7 +46,7 @@ async fn database_shows_neither_the_token_nor_anything_that_proves_it() {
             "the reply",
             "SELECT count(*) FROM idempotency_keys WHERE position(convert_to($1, 'UTF8') IN body) > 0",
         ),
-        ("the events", "SELECT count(*) FROM change_events WHERE change_events::text LIKE '%' || $1 || '%'"),
+        ("the events", "SELECT count(*) FROM audit_logs WHERE audit_logs::text LIKE '%' || $1 || '%'"),
         (
             "the digest",
             "SELECT count(*) FROM api_tokens WHERE position(sha256(convert_to($1, 'UTF8')) IN digest_sealed) > 0 \

@@ -71,8 +71,8 @@ async fn who_is_signed_in_sees_their_sessions_and_ends_one() {
     assert_eq!(status(delete(&server, &path, access(&mine))).await, 404);
     assert_eq!(status(delete(&server, "/sessions/no-id", access(&mine))).await, 400);
     assert_eq!(opens(&server, &mine).await, [true; 3]);
-    let events = "SELECT count(*) FROM change_events WHERE action = 'session.end' AND resource_type = 'session' \
-        AND before IS NOT NULL AND after IS NULL";
+    let events = "SELECT count(*) FROM audit_logs WHERE action = 'session.end' AND resource_type = 'session' \
+        AND changes ? 'before' AND NOT changes ? 'after'";
     assert_eq!(server.number(events).await, 1);
     let told = "SELECT count(*) FROM revocations WHERE kind = 'session'";
     assert_eq!(server.number(told).await, 1, "other servers are told");
@@ -91,7 +91,7 @@ async fn all_others_end_at_once() {
     assert_eq!(self::status(server.get("/auth/me").bearer_auth(&first)).await, 401);
     assert_eq!(opens(&server, &mine).await, [true; 3]);
     assert_eq!(list(&server, "/sessions", &stranger).await.len(), 1);
-    let events = "SELECT count(*) FROM change_events WHERE action = 'session.end_others'";
+    let events = "SELECT count(*) FROM audit_logs WHERE action = 'session.end_others'";
     assert_eq!(server.number(events).await, 2);
 }
 
@@ -110,7 +110,7 @@ async fn administrators_see_and_end_anybodys() {
     assert_eq!(opens(&server, &ada).await, [false; 3]);
     assert!(list(&server, &path, &admin).await.is_empty());
     assert_eq!(status(delete(&server, "/users/4711/sessions", &admin)).await, 404);
-    let events = "SELECT count(*) FROM change_events WHERE action = 'user.sessions.end'";
+    let events = "SELECT count(*) FROM audit_logs WHERE action = 'user.sessions.end'";
     assert_eq!(server.number(events).await, 1);
     assert_eq!(opens(&server, &sign_in(&server).await).await, [true; 3], "who signs in anew is let in");
 }
@@ -244,7 +244,7 @@ async fn administrators_see_dead_letters_and_have_them_tried_again() {
     assert_eq!(status(retry()).await, 204);
     assert_eq!(status(retry()).await, 404);
     assert_eq!(outbox.claim_batch("mail", server.app.instance, 1).await.unwrap().len(), 1);
-    assert_eq!(server.number("SELECT count(*) FROM change_events WHERE action = 'outbox.revive'").await, 1);
+    assert_eq!(server.number("SELECT count(*) FROM audit_logs WHERE action = 'outbox.revive'").await, 1);
 }
 
 #[tokio::test]

@@ -54,7 +54,7 @@ async fn who_makes_the_first_administrator_is_signed_in() {
     // It works once.
     assert_eq!(answer(setup(&server)).await.0, 403);
     assert_eq!(server.number("SELECT count(*) FROM sessions").await, 1);
-    assert_eq!(server.number("SELECT count(*) FROM change_events WHERE action = 'user.setup'").await, 1);
+    assert_eq!(server.number("SELECT count(*) FROM audit_logs WHERE action = 'user.setup'").await, 1);
 }
 
 #[tokio::test]

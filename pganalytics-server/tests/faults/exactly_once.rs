@@ -144,7 +144,7 @@ async fn twin_requests_have_one_effect() {
         assert_eq!(other.status, StatusCode::UNPROCESSABLE_ENTITY, "{other:?}");
     }
     assert_eq!(cluster.number("SELECT count(*) FROM alert_rules").await, 10);
-    let events = "SELECT count(*) FROM change_events WHERE action = 'alert_rule.create'";
+    let events = "SELECT count(*) FROM audit_logs WHERE action = 'alert_rule.create'";
     assert_eq!(cluster.number(events).await, 10);
 }
 
@@ -276,7 +276,7 @@ impl Counts {
         let by_name: BTreeMap<String, i64> = effects.iter().cloned().collect();
         assert_eq!(by_name.len(), effects.len(), "a key has at most one effect");
         assert_eq!(by_name, self.acknowledged, "an acknowledged key has the effect that was told");
-        let events = "SELECT count(*) FROM change_events WHERE action = 'alert_rule.create'";
+        let events = "SELECT count(*) FROM audit_logs WHERE action = 'alert_rule.create'";
         assert_eq!(cluster.number(events).await, i64::try_from(effects.len()).unwrap());
     }
 }

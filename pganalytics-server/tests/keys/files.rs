@@ -75,7 +75,7 @@ async fn wrong_key_is_refused_at_start() {
     std::fs::remove_file(PathBuf::from(&other).join("data.key")).unwrap();
     let said = refused(&cluster, &["serve"], 78).await;
     assert!(said.contains("key `data`") && said.contains("keys init"), "no key: {said}");
-    assert_eq!(data_keys(&cluster).await.len(), 6, "looking takes no key");
+    assert_eq!(data_keys(&cluster).await.len(), 8, "looking takes no key");
     assert_eq!(tables(&cluster).await, before, "nothing was changed");
 
     cluster.settings().insert("PGA__KEYS__PATH", right);
@@ -101,10 +101,10 @@ async fn keys_rotate_while_the_server_runs() {
     }
 
     let said = succeed(&cluster, &["keys", "rotate"]).await;
-    assert_eq!(said.lines().count(), 6, "{said}");
+    assert_eq!(said.lines().count(), 8, "{said}");
     let between = caller.make_token("between").await;
     let said = succeed(&cluster, &["keys", "rewrap", "--rotate"]).await;
-    assert_eq!(said, "the key that wraps data keys has version 2 now\n12 data keys were wrapped anew\n");
+    assert_eq!(said, "the key that wraps data keys has version 2 now\n16 data keys were wrapped anew\n");
     let after = caller.make_token("after").await;
     for token in [&before, &between, &after] {
         caller.accepts(token).await;
@@ -150,9 +150,11 @@ async fn keys_rotate_while_the_server_runs() {
     assert_eq!([&destroyed["state"], &destroyed["wrapped_by"]], [&json!("destroyed"), &Value::Null]);
 
     let events = cluster
-        .rows("SELECT action, count(*) FROM change_events WHERE resource_type = 'data_key' GROUP BY 1 ORDER BY 1")
+        .rows(
+            "SELECT action, count(*) FROM audit_logs WHERE resource_type = 'data_key' GROUP BY 1 ORDER BY 1",
+        )
         .await;
-    let expected = [("add", 12), ("destroy", 1), ("retire", 1), ("rewrap", 12)];
+    let expected = [("add", 16), ("destroy", 1), ("retire", 1), ("rewrap", 16)];
     assert_eq!(events, expected.map(|(action, count)| (format!("data_key.{action}"), count)));
     secrets.are_kept(&cluster, 1).await;
     secrets.are_not_in("the metrics", caller.metrics().await.as_bytes());

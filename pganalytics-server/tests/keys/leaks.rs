@@ -74,7 +74,7 @@ impl Secrets {
             self.are_not_in("the log", cluster.log(server).as_bytes());
         }
         let events: Option<String> =
-            sqlx::query_scalar("SELECT string_agg(change_events::text, E'\\n') FROM change_events")
+            sqlx::query_scalar("SELECT string_agg(audit_logs::text, E'\\n') FROM audit_logs")
                 .fetch_one(&mut cluster.connect().await)
                 .await
                 .unwrap();

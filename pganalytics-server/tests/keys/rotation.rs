@@ -77,7 +77,7 @@ async fn rotation_survives_kill() {
 
     let events = cluster
         .number(
-            "SELECT count(*) FROM change_events WHERE action = 'encryption.re_encrypt' AND after ? 'rows'",
+            "SELECT count(*) FROM audit_logs WHERE action = 'encryption.re_encrypt' AND changes -> 'after' ? 'rows'",
         )
         .await;
     assert!(events >= 1, "a run that changed something is recorded");

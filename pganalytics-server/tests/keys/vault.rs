@@ -201,7 +201,7 @@ async fn recovery_shares_restore_without_vault() {
     let output = run_with(&cluster, &restore, &format!("{}\n", shares[1..4].join("\n\n"))).await;
     assert!(output.status.success(), "{output:?}");
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains("6 data keys are wrapped by") && said.contains("signs from now on"), "{said}");
+    assert!(said.contains("8 data keys are wrapped by") && said.contains("signs from now on"), "{said}");
     cluster.restart_server(0).await;
     caller.accepts(&token).await;
     Caller::sign_in(&cluster).await.replays(&token).await;

@@ -7,7 +7,6 @@ use chrono::{DateTime, NaiveDate, Utc};
 use pganalytics_core::audit::{Actor, ActorKind, AuditEvent, Outcome, Resource};
 use pganalytics_core::error::BackendError;
 use pganalytics_core::ids::{EventId, UserId};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sqlx::postgres::PgArguments;
@@ -98,7 +97,7 @@ pub async fn list(
     let rows: Vec<EventRow> = sqlx::query_as_with(
         concat!(
             "SELECT e.id, e.at, e.actor_kind, e.actor_id, e.actor_role, e.action, e.resource_type, e.resource_id, \
-                e.outcome, e.reason, e.changes, e.request_id, e.session_id, e.provider, \
+                e.outcome, e.reason, p.changes, e.request_id, e.session_id, e.provider, \
                 p.actor_name, p.address, p.user_agent \
              FROM (SELECT * FROM audit_events e WHERE ",
             matching!(),
@@ -188,12 +187,12 @@ fn arguments(filter: &AuditFilter<'_>) -> Result<PgArguments, StoreError> {
     add(&mut arguments, filter.from)?;
     add(&mut arguments, filter.until)?;
     add(&mut arguments, filter.user.map(|user| user.0))?;
-    add(&mut arguments, filter.actor_kind.map(|kind| name_of(&kind)))?;
+    add(&mut arguments, filter.actor_kind.map(ActorKind::as_str))?;
     for text in [filter.actor_id, filter.action_prefix, filter.resource_kind, filter.resource_id] {
         super::text::check([("a condition", text)])?;
         add(&mut arguments, text.map(str::to_owned))?;
     }
-    add(&mut arguments, filter.outcome.map(|outcome| name_of(&outcome)))?;
+    add(&mut arguments, filter.outcome.map(Outcome::as_str))?;
     Ok(arguments)
 }
 
@@ -202,14 +201,6 @@ where
     T: for<'q> sqlx::Encode<'q, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
 {
     arguments.add(value).map_err(|error| BackendError::never("postgres", error).into())
-}
-
-/// The word by which a kind or an outcome is written.
-pub(super) fn name_of(word: &impl Serialize) -> String {
-    match serde_json::to_value(word) {
-        Ok(Value::String(name)) => name,
-        other => unreachable!("kinds and outcomes are words: {other:?}"),
-    }
 }
 
 fn word<T: DeserializeOwned>(word: String) -> Result<T, StoreError> {

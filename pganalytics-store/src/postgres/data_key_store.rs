@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use pganalytics_core::audit::{Action, Actor, Resource};
+use pganalytics_core::audit::{Action, Actor, AuditEvent, Change, Resource};
 use pganalytics_core::clock::Clock;
 use pganalytics_core::error::BackendError;
 use pganalytics_core::ids::EventId;
@@ -16,7 +16,6 @@ use sqlx::FromRow;
 use sqlx::postgres::PgArguments;
 use sqlx::query::Query;
 
-use super::change_events::{Change, ChangeEvent};
 use super::database::Database;
 use super::error::StoreError;
 use super::unit_of_work::{Begun, CommitError, UnitOfWork, UnitOfWorkLimits};
@@ -69,12 +68,9 @@ impl PostgresDataKeyStore {
         let event = EventId(self.random.uuid_v7(&*self.clock));
         let action: Action = action.parse().expect("the constant is an action");
         let resource = Resource::new("data_key", id.to_string());
-        let event = ChangeEvent::new(event, self.clock.now(), self.actor.clone(), action, resource);
-        work.record(event.with_change(change));
-        work.commit().await.map_err(|error| match error {
-            CommitError::Store(error) => error,
-            other => BackendError::later("postgres", other).into(),
-        })?;
+        let actor = self.actor.clone();
+        work.record(AuditEvent::of_change(event, self.clock.now(), actor, (action, resource), change));
+        work.commit().await.map_err(CommitError::into_store_error)?;
         Ok(true)
     }
 }

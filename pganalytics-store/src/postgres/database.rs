@@ -9,6 +9,7 @@ use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgPoolOptions, PgTransaction};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Postgres};
 
+use super::audit::AuditWriter;
 use super::config::PostgresConfig;
 use super::error::StoreError;
 
@@ -39,6 +40,7 @@ pub struct Database {
     acquire_timeout: Duration,
     /// Behind a transaction pooler: what opens a transaction, and with it all session state that it needs.
     preamble: Option<Arc<Preamble>>,
+    audit_writer: AuditWriter,
 }
 
 #[derive(Debug)]
@@ -103,7 +105,13 @@ impl Database {
                 .boxed()
             })
             .connect_lazy_with(pooled);
-        Ok(Self { pool, direct: Arc::new(direct), acquire_timeout: config.acquire_timeout, preamble })
+        let (direct, acquire_timeout) = (Arc::new(direct), config.acquire_timeout);
+        Ok(Self { pool, direct, acquire_timeout, preamble, audit_writer: AuditWriter::new() })
+    }
+
+    /// As whom audit events are stored through this pool.
+    pub fn audit_writer(&self) -> &AuditWriter {
+        &self.audit_writer
     }
 
     /// As [`Database::new`], and makes sure that PostgreSQL answers.

@@ -1,7 +1,7 @@
 //! Everything that lives in PostgreSQL: the schema and its migrations, the unit of work, and one module of plain
 //! functions for each table that a program reads and writes inside its own transactions.
 
-mod audit_sink;
+mod audit;
 mod binary_copy;
 mod columns;
 mod config;
@@ -31,7 +31,6 @@ mod user_store;
 pub mod alert_rules;
 pub mod api_tokens;
 pub mod audit_log;
-pub mod change_events;
 pub mod collector_config;
 pub mod collectors;
 pub mod metrics;
@@ -42,7 +41,7 @@ pub mod running_servers;
 pub mod session_epochs;
 pub mod users;
 
-pub use audit_sink::PostgresAuditSink;
+pub use audit::{AuditWriter, PostgresAuditSink, ROW_MACS};
 pub use config::PostgresConfig;
 pub use data_key_store::PostgresDataKeyStore;
 pub use database::{Database, DatabaseConnection};

@@ -36,7 +36,7 @@ fn recent(number: u128) -> AuditEvent {
         role: Some("admin".into()),
     };
     event.resource = Some(Resource::new("user", "8"));
-    event.changes = Some(serde_json::json!({"role": {"before": "user", "after": "admin"}}));
+    event.changes = Some(serde_json::json!({"before": {"role": "user"}, "after": {"role": "admin"}}));
     event.address = "192.0.2.1".parse().ok();
     event.user_agent = Some("agent".into());
     event

@@ -1,13 +1,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pganalytics_core::audit::Actor;
+use pganalytics_core::audit::{Actor, AuditEvent};
 use pganalytics_core::keys::{
     DataKeyId, DataKeyStore, DataKeyVersion, DataKeyWrapping, NewDataKey, WrappedKey,
 };
 use pganalytics_core::random::OsRandom;
 use pganalytics_core::testing::{ManualClock, Subject};
-use pganalytics_store::postgres::change_events::{self, ChangeEvent, ChangeFilter};
+use pganalytics_store::postgres::audit_log::{self, AuditFilter};
 use pganalytics_store::postgres::{Database, MigrateError, Migrator, PostgresDataKeyStore};
 
 use crate::common::migrated;
@@ -38,11 +38,11 @@ fn wrapping(number: u8) -> DataKeyWrapping {
     DataKeyWrapping::new("data".parse().unwrap(), wrapped).with_recovery(recovery)
 }
 
-async fn events(database: &Database) -> Vec<ChangeEvent> {
+async fn events(database: &Database) -> Vec<AuditEvent> {
     let mut connection = database.read().await.unwrap();
-    change_events::list(&mut connection, ChangeFilter::of_resource("data_key", None), None, 100)
-        .await
-        .unwrap()
+    let mut filter = AuditFilter::default();
+    filter.resource_kind = Some("data_key");
+    audit_log::list(&mut connection, &filter, None, 100).await.unwrap()
 }
 
 #[tokio::test]
@@ -75,6 +75,8 @@ async fn keys_of_other_programs_are_not_dropped_with_their_table() {
     let store = store_on(&database, &ManualClock::new());
     let theirs = DataKeyId::new("customers.index", DataKeyVersion(1));
     assert!(store.add(&NewDataKey::new(theirs, wrapping(1), at(0))).await.unwrap());
+    // Adding the key was recorded, which nobody drops by mistake either.
+    sqlx::raw_sql("DROP TABLE audit_events_default").execute(database.pool()).await.unwrap();
     let error = Migrator::new().down(&database, 5).await.unwrap_err();
     assert!(
         matches!(&error, MigrateError::Failed { file, .. } if file == "006_encryption.down.sql"),

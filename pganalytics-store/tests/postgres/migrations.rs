@@ -64,8 +64,6 @@ const DATA: &str = "
     INSERT INTO alerts (id, rule_id, collector_id, status, severity, triggered_at)
         VALUES ('00000000-0000-7000-8000-000000000005', '00000000-0000-7000-8000-000000000004',
                 '00000000-0000-7000-8000-000000000003', 'firing', 'low', now());
-    INSERT INTO change_events (id, at, actor, action, resource_type)
-        VALUES ('00000000-0000-7000-8000-000000000006', now(), '{}', 'user.create', 'user');
     INSERT INTO leases VALUES ('sealer', NULL, 1, now());";
 
 #[tokio::test]
@@ -281,16 +279,16 @@ async fn app_role_cannot_rewrite_history_or_change_tables() {
     let mut connection = database.direct().await.unwrap();
     sqlx::raw_sql("SET ROLE pganalytics_app").execute(&mut connection).await.unwrap();
     for refused in [
-        "UPDATE change_events SET action = 'x'",
-        "DELETE FROM change_events",
-        "TRUNCATE change_events",
-        "ALTER TABLE change_events ADD COLUMN x int",
+        "UPDATE audit_events SET action = 'x'",
+        "DELETE FROM audit_events",
+        "TRUNCATE audit_events",
+        "ALTER TABLE audit_events ADD COLUMN x int",
         "ALTER TABLE users DROP COLUMN role",
         "ALTER TABLE users DISABLE TRIGGER ALL",
         "DROP TABLE users",
         "TRUNCATE users",
         "CREATE TABLE mine ()",
-        "CREATE TRIGGER t BEFORE INSERT ON change_events EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "CREATE TRIGGER t BEFORE INSERT ON audit_events EXECUTE FUNCTION suppress_redundant_updates_trigger()",
         "DELETE FROM schema_migrations",
         "UPDATE schema_migrations SET min_app_version = '0.0.0'",
     ] {
@@ -299,9 +297,9 @@ async fn app_role_cannot_rewrite_history_or_change_tables() {
         assert_eq!(code.as_deref(), Some("42501"), "{refused}: {error}");
     }
     let granted = [
-        "INSERT INTO change_events (id, at, actor, action, resource_type)
-             VALUES ('00000000-0000-7000-8000-000000000009', now(), '{}', 'user.create', 'user')",
-        "SELECT * FROM change_events",
+        "INSERT INTO audit_events (id, at, writer, writer_sequence, actor_kind, action, outcome)
+             VALUES ('00000000-0000-7000-8000-000000000009', now(), gen_random_uuid(), 0, 'user', 'user.create', 'success')",
+        "SELECT * FROM audit_events",
         "UPDATE users SET full_name = 'Ada'",
         "INSERT INTO users (id, username, username_key, role, created_at, updated_at)
              VALUES ('00000000-0000-7000-8000-000000000008', 'Bob', 'bob', 'user', now(), now())",

@@ -3,7 +3,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pganalytics_core::audit::{Actor, AuditError, AuditEvent, AuditSink, Outcome, Resource};
+use pganalytics_core::audit::{Actor, AuditError, AuditEvent, AuditSink, Change, Outcome, Resource};
 use pganalytics_core::idempotency::{Fingerprint, IdempotencyKey, StoredResponse};
 use pganalytics_core::ids::{EventId, UserId};
 use pganalytics_core::random::OsRandom;
@@ -11,7 +11,6 @@ use pganalytics_core::session::{NewSession, SessionLifetimes, SessionStore};
 use pganalytics_core::testing::ManualClock;
 use pganalytics_core::users::UserStore;
 use pganalytics_store::postgres::audit_log::{self, AuditFilter};
-use pganalytics_store::postgres::change_events::ChangeEvent;
 use pganalytics_store::postgres::{
     Begun, Compatibility, Database, Migrator, PostgresAuditSink, PostgresConfig, PostgresSessionStore,
     PostgresUserStore, UnitOfWork, UnitOfWorkLimits,
@@ -127,7 +126,7 @@ async fn units_of_work_go_through_a_transaction_pooler() {
         client.unwrap();
     }
     let made: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM users JOIN change_events ON resource_id = username")
+        sqlx::query_scalar("SELECT count(*) FROM users JOIN audit_events ON resource_id = username")
             .fetch_one(direct.pool())
             .await
             .unwrap();
@@ -145,8 +144,8 @@ async fn make_user(database: &Database, number: u128) {
             Begun::Fresh(mut unit) => {
                 create_user(unit.connection(), &new_user(number, &name)).await.unwrap();
                 let (id, resource) = (EventId(uuid(number)), Resource::new("user", &name));
-                let action = "user.create".parse().unwrap();
-                unit.record(ChangeEvent::new(id, at(0), Actor::system("test"), action, resource));
+                let what = ("user.create".parse().unwrap(), resource);
+                unit.record(AuditEvent::of_change(id, at(0), Actor::system("test"), what, Change::default()));
                 let reply = StoredResponse::new(201, Vec::new(), name.clone().into());
                 return unit.commit_with(&reply.into(), Duration::from_secs(60)).await.unwrap();
             }

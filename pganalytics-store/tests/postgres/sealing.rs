@@ -7,10 +7,10 @@ use pganalytics_core::keys::{Column, DataKeyVersion, KeyName, MemoryDataKeyStore
 use pganalytics_crypto::env_key_manager::{EnvKeyManager, EnvKeyManagerConfig};
 use pganalytics_crypto::envelope::{EnvelopeConfig, EnvelopeFieldCipher, PurposeConfig};
 use pganalytics_store::postgres::{
-    AlertWebhook, ApiTokenDigest, ColumnSealer, ConfigText, EncryptionPhase, UserPassword,
+    AlertWebhook, ApiTokenDigest, ColumnSealer, ConfigText, EncryptionPhase, ROW_MACS, UserPassword,
 };
 
-async fn cipher() -> EnvelopeFieldCipher {
+pub(crate) async fn cipher() -> EnvelopeFieldCipher {
     let key: KeyName = "data".parse().unwrap();
     let variables = [("KEY_DATA_V1".into(), "zu1mGNVOtk7/Kx9Ue6A0KnVDqOHJfQ2bB5rcXw8L4sI=".into())];
     let config = EnvKeyManagerConfig::new("KEY", [key.clone()]);
@@ -20,7 +20,8 @@ async fn cipher() -> EnvelopeFieldCipher {
         .sealing(UserPassword::FIELD.purpose)
         .sealing(ConfigText::FIELD.purpose)
         .sealing(AlertWebhook::FIELD.purpose)
-        .with_purpose(ApiTokenDigest::FIELD.purpose, indexed);
+        .with_purpose(ApiTokenDigest::FIELD.purpose, indexed)
+        .indexing(ROW_MACS.purpose);
     let store = Arc::new(MemoryDataKeyStore::default());
     EnvelopeFieldCipher::connect(store, Arc::new(manager), Arc::new(SystemClock), config).await.unwrap()
 }

@@ -1,13 +1,14 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use chrono::DateTime;
 use futures::FutureExt;
-use pganalytics_core::audit::{Actor, Resource};
+use pganalytics_core::audit::{Actor, AuditEvent, Change, Resource};
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::idempotency::{Fingerprint, IdempotencyKey, StoredResponse};
 use pganalytics_core::ids::EventId;
 use pganalytics_core::random::OsRandom;
-use pganalytics_store::postgres::change_events::{self, Change, ChangeEvent, ChangeFilter};
+use pganalytics_store::postgres::audit_log::{self, AuditCursor, AuditFilter};
 use pganalytics_store::postgres::{
     Begun, CommitError, Database, OutboxMessage, PostgresConfig, Reply, StoreError, UnitOfWork,
     UnitOfWorkLimits,
@@ -45,18 +46,16 @@ fn response(body: impl Into<Bytes>) -> StoredResponse {
     StoredResponse::new(201, headers, body.into())
 }
 
-fn event(action: &str, id: &str) -> ChangeEvent {
-    let at = SystemClock.now();
-    let resource = Resource::new("effect", id);
-    ChangeEvent::new(
-        EventId::generate(&SystemClock, &OsRandom),
-        at,
-        Actor::system("test"),
-        action.parse().unwrap(),
-        resource,
-    )
-    .with_change(Change::created(&json!({ "name": id })).unwrap())
-    .with_request(Some("r-1".into()), None)
+fn event(action: &str, id: &str) -> AuditEvent {
+    let at = DateTime::from_timestamp_micros(SystemClock.now().timestamp_micros()).unwrap();
+    let what = (action.parse().unwrap(), Resource::new("effect", id));
+    let change = Change::created(&json!({ "name": id, "numbers": [1.50, 1e300, -0.0] })).unwrap();
+    let id = EventId::generate(&SystemClock, &OsRandom);
+    let mut event = AuditEvent::of_change(id, at, Actor::system("test"), what, change);
+    event.request_id = Some("r-1".into());
+    event.address = Some("2001:db8::1".parse().unwrap());
+    event.user_agent = Some("' OR 1=1; -- \\\u{202e}".into());
+    event
 }
 
 async fn begin(database: &Database, key: &IdempotencyKey, fingerprint: &Fingerprint) -> Begun {
@@ -85,9 +84,9 @@ async fn effects(database: &Database) -> Vec<String> {
     sqlx::query_scalar("SELECT name FROM effects ORDER BY name").fetch_all(database.pool()).await.unwrap()
 }
 
-async fn events(database: &Database) -> Vec<ChangeEvent> {
+async fn events(database: &Database) -> Vec<AuditEvent> {
     let mut connection = database.read().await.unwrap();
-    change_events::list(&mut connection, ChangeFilter::default(), None, 100).await.unwrap()
+    audit_log::list(&mut connection, &AuditFilter::default(), None, 100).await.unwrap()
 }
 
 /// The key is free as soon as the connection of a unit of work that was dropped has rolled back.
@@ -440,16 +439,16 @@ async fn change_events_are_read_page_by_page() {
     let mut seen = Vec::new();
     let mut after = None;
     loop {
-        let page = change_events::list(&mut connection, ChangeFilter::default(), after, 3).await.unwrap();
+        let page = audit_log::list(&mut connection, &AuditFilter::default(), after, 3).await.unwrap();
         let Some(last) = page.last() else { break };
-        after = Some(last.cursor());
-        seen.extend(page.iter().map(ChangeEvent::cursor));
+        after = Some(AuditCursor::from(last));
+        seen.extend(page.iter().map(AuditCursor::from));
     }
     assert_eq!(seen.len(), 7);
     assert!(seen.is_sorted_by(|a, b| (a.at, a.id) > (b.at, b.id)), "newest first, none twice");
-    let filter = ChangeFilter::of_resource("effect", Some("3"));
-    let of_one = change_events::list(&mut connection, filter, None, 10).await.unwrap();
-    assert_eq!(of_one.len(), 1);
-    let nothing = ChangeFilter::of_resource("user", None);
-    assert!(change_events::list(&mut connection, nothing, None, 10).await.unwrap().is_empty());
+    let mut of_one = AuditFilter::default();
+    (of_one.resource_kind, of_one.resource_id) = (Some("effect"), Some("3"));
+    assert_eq!(audit_log::list(&mut connection, &of_one, None, 10).await.unwrap().len(), 1);
+    of_one.resource_kind = Some("user");
+    assert!(audit_log::list(&mut connection, &of_one, None, 10).await.unwrap().is_empty());
 }

@@ -71,7 +71,7 @@ fn origin(app: &App, mutation: Mutation, request: &Request) -> Result<Origin, Ap
         random: app.random.clone(),
         actor: principal.map_or_else(Actor::anonymous, Principal::actor),
         action: mutation.action.parse().map_err(ApiError::internal)?,
-        request_id: meta.map_or_else(String::new, |meta| meta.id.to_string()),
+        meta: meta.cloned().ok_or_else(|| ApiError::internal("request without meta data"))?,
         session: principal.and_then(Principal::session),
         identity: Arc::clone(&app.identity),
     })

@@ -84,8 +84,8 @@ fn structured_data(config: &SyslogConfig, event: &AuditEvent, cut_from: Option<u
     };
     add("id", Some(event.id.to_string().into()));
     add("action", Some(event.action.as_str().into()));
-    add("outcome", name_of(&event.outcome));
-    add("actor", name_of(&event.actor.kind));
+    add("outcome", Some(event.outcome.as_str().into()));
+    add("actor", Some(event.actor.kind.as_str().into()));
     add("actorId", event.actor.id.as_deref().map(Into::into));
     add("actorName", event.actor.name.as_deref().map(Into::into));
     let resource = event.resource.as_ref();
@@ -96,11 +96,6 @@ fn structured_data(config: &SyslogConfig, event: &AuditEvent, cut_from: Option<u
     add("truncatedFrom", cut_from.map(|bytes| bytes.to_string().into()));
     element.push(']');
     element
-}
-
-/// As the event's JSON names it.
-fn name_of(value: &impl serde::Serialize) -> Option<Cow<'static, str>> {
-    Some(serde_json::to_value(value).ok()?.as_str()?.to_owned().into())
 }
 
 /// Escapes a value (section 6.3.3), after writing what is not seen as `\uXXXX`.

@@ -1,13 +1,11 @@
 //! The change events of what happens to sealed columns as a whole.
 
-use pganalytics_core::audit::{Action, Actor, Resource};
+use pganalytics_core::audit::{Action, Actor, AuditEvent, Change, Resource};
 use pganalytics_core::clock::Clock;
-use pganalytics_core::error::BackendError;
 use pganalytics_core::ids::EventId;
 use pganalytics_core::random::{Random, RandomExt};
 use serde_json::Value;
 
-use crate::postgres::change_events::{Change, ChangeEvent};
 use crate::postgres::database::Database;
 use crate::postgres::error::StoreError;
 use crate::postgres::unit_of_work::{Begun, CommitError, UnitOfWork, UnitOfWorkLimits};
@@ -37,11 +35,9 @@ impl Author<'_> {
         let id = EventId(self.random.uuid_v7(self.clock));
         let action: Action = action.parse().expect("the constant is an action");
         let resource = Resource::new("database", "column_encryption");
-        let event = ChangeEvent::new(id, self.clock.now(), self.actor.clone(), action, resource);
-        work.record(event.with_change(Change { before: None, after: Some(after) }));
-        work.commit().await.map_err(|error| match error {
-            CommitError::Store(error) => error,
-            other => BackendError::later("postgres", other).into(),
-        })
+        let change = Change { before: None, after: Some(after) };
+        let (at, actor) = (self.clock.now(), self.actor.clone());
+        work.record(AuditEvent::of_change(id, at, actor, (action, resource), change));
+        work.commit().await.map_err(CommitError::into_store_error)
     }
 }

@@ -99,7 +99,7 @@ impl UnitOfWork {
     ) -> Result<Begun, StoreError> {
         let mut transaction = database.begin_with(opening(database, limits)).await?;
         let Some((key, fingerprint)) = claim else {
-            return Ok(Begun::Fresh(Self::new(transaction, None, limits)));
+            return Ok(Begun::Fresh(Self::new(transaction, None, limits, database.audit_writer().clone())));
         };
         let known = look_up(&mut transaction, key).await?;
         match known.live {
@@ -109,7 +109,8 @@ impl UnitOfWork {
             expired => {
                 let (key, replaces) = (key.clone(), expired.is_some());
                 let claimed = ClaimedKey { key, fingerprint: *fingerprint, replaces };
-                Ok(Begun::Fresh(Self::new(transaction, Some(claimed), limits)))
+                let writer = database.audit_writer().clone();
+                Ok(Begun::Fresh(Self::new(transaction, Some(claimed), limits, writer)))
             }
         }
     }

@@ -10,8 +10,9 @@ use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use super::begin::ClaimedKey;
 use super::literal::Statements;
 use super::unit::UnitOfWork;
+use crate::postgres::audit::PendingNumbers;
 use crate::postgres::error::backend_error;
-use crate::postgres::{StoreError, change_events, outbox};
+use crate::postgres::{StoreError, audit, outbox};
 
 /// A century: far from the ends of PostgreSQL's calendar.
 const TTL_MAX_MICROS: i64 = 100 * 366 * 24 * 60 * 60 * 1_000_000;
@@ -65,6 +66,22 @@ pub enum CommitError {
     Store(StoreError),
 }
 
+impl CommitError {
+    /// For a caller to whom it is the same whether nothing was committed or it is not known.
+    pub fn into_store_error(self) -> StoreError {
+        match self {
+            Self::Store(error) => error,
+            other => BackendError::later("postgres", other).into(),
+        }
+    }
+}
+
+/// What ends a unit of work, and the numbers of the events in it.
+struct Closing {
+    statements: Statements,
+    numbers: Option<PendingNumbers>,
+}
+
 impl Reply {
     fn size(&self) -> usize {
         match self {
@@ -92,8 +109,8 @@ impl UnitOfWork {
     /// # Errors
     /// When nothing was committed, or it is not known.
     pub async fn commit(self) -> Result<(), CommitError> {
-        let statements = self.closing("RELEASE SAVEPOINT effects");
-        self.send(statements).await
+        let closing = self.closing("RELEASE SAVEPOINT effects")?;
+        self.send(closing).await
     }
 
     /// Commits effects, events and messages, and keeps the reply for retries until `ttl` has passed. Without a key
@@ -102,9 +119,9 @@ impl UnitOfWork {
     /// # Errors
     /// When nothing was committed, or it is not known.
     pub async fn commit_with(self, reply: &Reply, ttl: Duration) -> Result<(), CommitError> {
-        let mut statements = self.closing("RELEASE SAVEPOINT effects");
-        self.keep(&mut statements, reply, ttl)?;
-        self.send(statements).await
+        let mut closing = self.closing("RELEASE SAVEPOINT effects")?;
+        self.keep(&mut closing.statements, reply, ttl)?;
+        self.send(closing).await
     }
 
     /// Undoes effects, events and messages, and keeps the refusal for retries until `ttl` has passed. Without a key
@@ -117,22 +134,24 @@ impl UnitOfWork {
             return self.roll_back().await.map_err(CommitError::Store);
         }
         self.forget_effects();
-        let mut statements = self.closing("ROLLBACK TO SAVEPOINT effects");
-        self.keep(&mut statements, refusal, ttl)?;
-        self.send(statements).await
+        let mut closing = self.closing("ROLLBACK TO SAVEPOINT effects")?;
+        self.keep(&mut closing.statements, refusal, ttl)?;
+        self.send(closing).await
     }
 
     /// Both ways to end the savepoint fail when the transaction is not there any more; releasing it also fails when
     /// an effect has failed and nobody has looked. A bare COMMIT would succeed in both cases.
-    fn closing(&self, end: &'static str) -> Statements {
+    fn closing(&self, end: &'static str) -> Result<Closing, CommitError> {
         let mut statements = Statements::beginning_with(end);
+        let mut numbers = None;
         if !self.events().is_empty() {
-            change_events::insert(&mut statements, self.events());
+            let inserted = audit::insert(&mut statements, self.writer(), self.events());
+            numbers = Some(inserted.map_err(CommitError::Store)?);
         }
         if !self.messages().is_empty() {
             outbox::insert(&mut statements, self.messages());
         }
-        statements
+        Ok(Closing { statements, numbers })
     }
 
     fn keep(&self, statements: &mut Statements, reply: &Reply, ttl: Duration) -> Result<(), CommitError> {
@@ -153,12 +172,15 @@ impl UnitOfWork {
         Ok(())
     }
 
-    async fn send(mut self, mut statements: Statements) -> Result<(), CommitError> {
+    async fn send(mut self, Closing { mut statements, numbers }: Closing) -> Result<(), CommitError> {
         // The driver believes in its own COMMIT and ROLLBACK alone. So the transaction is chained to an empty one,
         // for the ROLLBACK that is sent when this is dropped and the connection goes back to the pool.
         statements.then("COMMIT AND CHAIN");
         let statements = sqlx::raw_sql(AssertSqlSafe(statements.into_sql()));
         statements.execute(self.connection()).await.map_err(outcome_of)?;
+        if let Some(mut numbers) = numbers {
+            numbers.settle();
+        }
         Ok(())
     }
 }

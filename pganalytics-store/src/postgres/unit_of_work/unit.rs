@@ -1,10 +1,11 @@
 use std::fmt;
 
+use pganalytics_core::audit::AuditEvent;
 use sqlx::{PgConnection, PgTransaction};
 
 use super::begin::{ClaimedKey, UnitOfWorkLimits};
 use crate::postgres::StoreError;
-use crate::postgres::change_events::ChangeEvent;
+use crate::postgres::audit::AuditWriter;
 use crate::postgres::outbox::OutboxMessage;
 
 /// One transaction: the effects of a request, the events that say what changed, the messages that leave afterwards,
@@ -15,7 +16,8 @@ pub struct UnitOfWork {
     transaction: PgTransaction<'static>,
     key: Option<ClaimedKey>,
     limits: UnitOfWorkLimits,
-    events: Vec<ChangeEvent>,
+    writer: AuditWriter,
+    events: Vec<AuditEvent>,
     messages: Vec<OutboxMessage>,
 }
 
@@ -24,8 +26,9 @@ impl UnitOfWork {
         transaction: PgTransaction<'static>,
         key: Option<ClaimedKey>,
         limits: UnitOfWorkLimits,
+        writer: AuditWriter,
     ) -> Self {
-        Self { transaction, key, limits, events: Vec::new(), messages: Vec::new() }
+        Self { transaction, key, limits, writer, events: Vec::new(), messages: Vec::new() }
     }
 
     /// The connection, within the transaction; one begun on it is a savepoint. Nothing but SQL may be waited for
@@ -35,7 +38,7 @@ impl UnitOfWork {
     }
 
     /// Adds an event. All of them are written in one INSERT with the commit.
-    pub fn record(&mut self, event: ChangeEvent) {
+    pub fn record(&mut self, event: AuditEvent) {
         self.events.push(event);
     }
 
@@ -66,7 +69,11 @@ impl UnitOfWork {
         &self.limits
     }
 
-    pub(super) fn events(&self) -> &[ChangeEvent] {
+    pub(super) fn writer(&self) -> &AuditWriter {
+        &self.writer
+    }
+
+    pub(super) fn events(&self) -> &[AuditEvent] {
         &self.events
     }
 

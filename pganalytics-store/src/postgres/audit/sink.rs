@@ -1,19 +1,16 @@
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use pganalytics_core::audit::{AuditError, AuditEvent, AuditSink, Deduplication, Durability};
-use pganalytics_core::random::os_random;
 use sqlx::postgres::PgTransaction;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::postgres::{Database, StoreError};
 
-use super::commitment::Salt;
-use super::row::{CopyData, Key, Place, Row};
+use super::row::{CopyData, Key, Record, Row, bounded, salts};
+use super::writer::PendingNumbers;
 
 /// How often a piece is stored anew after another sink was found to have stored some of it at the same time.
 const ATTEMPTS: usize = 3;
@@ -28,63 +25,68 @@ const ATTEMPTS: usize = 3;
 /// U+0000, which PostgreSQL cannot store, is such a refusal: replacing it would record what did not happen. Texts from
 /// outside are cut as [`AuditEvent::bounded`] does; times are kept in microseconds.
 ///
-/// Works behind a transaction pooler. Clones are one writer.
+/// Rows are those of the database's [`AuditWriter`](super::AuditWriter). Works behind a transaction pooler.
 #[derive(Clone, Debug)]
 pub struct PostgresAuditSink {
     database: Database,
-    writer: Uuid,
-    next: Arc<AtomicI64>,
 }
 
 impl PostgresAuditSink {
-    /// A sink into this database, as a writer of its own.
+    /// A sink into this database.
     pub fn new(database: Database) -> Self {
-        let mut bytes = [0; 16];
-        os_random(&mut bytes);
-        let writer = uuid::Builder::from_random_bytes(bytes).into_uuid();
-        Self { database, writer, next: Arc::default() }
-    }
-
-    /// What the rows of this sink name as their writer.
-    pub fn writer(&self) -> Uuid {
-        self.writer
+        Self { database }
     }
 
     /// The rows of a batch, by time and id: sinks that store the same events at once then wait for each other in one
     /// order. And the places of the events that cannot be stored.
     fn encode(&self, events: &[AuditEvent]) -> (Vec<Row>, Vec<usize>) {
-        let count = i64::try_from(events.len()).expect("a batch is in memory");
-        let first = self.next.fetch_add(count, Ordering::Relaxed);
-        let mut salts = vec![[Salt::default(); 3]; events.len()];
-        os_random(salts.as_flattened_mut().as_flattened_mut());
+        let writer = self.database.audit_writer();
+        let numbers = writer.take_numbers(events.len());
         let (mut rows, mut rejected) = (Vec::with_capacity(events.len()), Vec::new());
-        for ((position, event), (sequence, salts)) in events.iter().enumerate().zip((first..).zip(salts)) {
-            match Row::encode(event, Place { position, writer: self.writer, sequence, salts }) {
-                Ok(row) => rows.push(row),
-                Err(_) => rejected.push(position),
+        for ((position, event), (number, salts)) in
+            events.iter().enumerate().zip(numbers.zip(salts(events.len())))
+        {
+            match Record::of(&bounded(event), (writer.id(), number), salts) {
+                Ok(record) => rows.push(Row::of(&record, position, writer.key())),
+                Err(_) => {
+                    writer.void(number..number + 1);
+                    rejected.push(position);
+                }
             }
         }
         rows.sort_by_key(|row| row.key);
         (rows, rejected)
     }
 
-    /// Stores rows; yields the places of those that PostgreSQL refuses.
-    async fn store(&self, rows: &[Row]) -> Result<Vec<usize>, StoreError> {
+    /// As [`Self::store`], and remembers which numbers were perhaps given in vain.
+    async fn store_numbered(&self, rows: &[Row]) -> Result<Vec<usize>, StoreError> {
+        let mut pending =
+            PendingNumbers::new(self.database.audit_writer(), rows.iter().map(|row| (row.sequence, row.key)));
+        let stored = self.store(rows).await;
+        if stored.as_ref().is_ok_and(|stored| stored.whole) {
+            pending.settle();
+        }
+        stored.map(|stored| stored.rejected)
+    }
+
+    /// Stores rows.
+    async fn store(&self, rows: &[Row]) -> Result<Stored, StoreError> {
         let mut transaction = self.database.begin().await?;
         match CopyData::of(rows).send(&mut transaction).await {
             Ok(()) => {
                 transaction.commit().await?;
-                Ok(Vec::new())
+                Ok(Stored { whole: true, rejected: Vec::new() })
             }
             Err(error) if Fault::of(&error).is_some() => {
                 transaction.rollback().await?;
-                self.store_by_pieces(rows).await
+                Ok(Stored { whole: false, rejected: self.store_by_pieces(rows).await? })
             }
             Err(error) => Err(error.into()),
         }
     }
 
-    /// As [`Self::store`], when it is known that some row is there already or cannot be stored. One transaction, too.
+    /// As [`Self::store`], when it is known that some row is there already or cannot be stored. One transaction, too. Yields
+    /// the places of those that cannot.
     async fn store_by_pieces(&self, rows: &[Row]) -> Result<Vec<usize>, StoreError> {
         let mut transaction = self.database.begin().await?;
         let mut rejected = Vec::new();
@@ -122,7 +124,7 @@ impl AuditSink for PostgresAuditSink {
     async fn append(&self, events: &[AuditEvent]) -> Result<(), AuditError> {
         let (rows, mut positions) = self.encode(events);
         if !rows.is_empty() {
-            let refused = self.store(&rows).await;
+            let refused = self.store_numbered(&rows).await;
             positions.extend(refused.map_err(|error| AuditError::Backend(error.into_backend()))?);
         }
         if positions.is_empty() {
@@ -131,6 +133,14 @@ impl AuditSink for PostgresAuditSink {
         positions.sort_unstable();
         Err(AuditError::PartlyRejected { positions, total: events.len() })
     }
+}
+
+/// What became of rows.
+struct Stored {
+    /// Whether each row is there, and was not before.
+    whole: bool,
+    /// The places of those that PostgreSQL refuses.
+    rejected: Vec<usize>,
 }
 
 /// What of PostgreSQL's refusals is about the rows.

@@ -1,3 +1,5 @@
+use std::borrow::Cow;
+
 use sha2::{Digest, Sha256};
 
 /// As many bytes as nobody can try, from the operating system.
@@ -9,27 +11,33 @@ pub(super) enum PersonalField {
     ActorName,
     Address,
     UserAgent,
+    Changes,
 }
 
 /// A personal value, and what stands for it among what is proved.
 #[derive(Clone, Debug)]
-pub(super) struct Committed {
-    /// As it is stored.
-    pub(super) value: Vec<u8>,
+pub(super) struct Committed<'e> {
+    /// As binary COPY writes it.
+    pub(super) value: Cow<'e, [u8]>,
     pub(super) salt: Salt,
     pub(super) commitment: [u8; 32],
 }
 
 impl PersonalField {
-    /// Commits to a value under a salt of its own. `hashed` are the bytes that the commitment is over: the UTF-8 text, or the
-    /// octets of the address.
-    pub(super) fn commit(self, salt: Salt, value: Vec<u8>, hashed: &[u8]) -> Committed {
-        Committed { value, salt, commitment: self.commitment(&salt, hashed) }
+    /// Commits to a text under a salt of its own.
+    pub(super) fn commit(self, salt: Salt, text: Cow<'_, [u8]>) -> Committed<'_> {
+        let commitment = self.commitment(&salt, &text);
+        Committed { value: text, salt, commitment }
+    }
+
+    /// Commits to the octets of what is stored as `value`.
+    pub(super) fn commit_as(self, salt: Salt, value: Vec<u8>, octets: &[u8]) -> Committed<'static> {
+        Committed { value: value.into(), salt, commitment: self.commitment(&salt, octets) }
     }
 
     /// SHA-256(domain || salt || value). The domain ends in a zero byte and salts have one length, so no two fields or
     /// values make the same input.
-    fn commitment(self, salt: &Salt, hashed: &[u8]) -> [u8; 32] {
+    pub(super) fn commitment(self, salt: &[u8], hashed: &[u8]) -> [u8; 32] {
         Sha256::new().chain_update(self.domain()).chain_update(salt).chain_update(hashed).finalize().into()
     }
 
@@ -38,6 +46,7 @@ impl PersonalField {
             Self::ActorName => b"pga.audit.actor_name.1\0",
             Self::Address => b"pga.audit.address.1\0",
             Self::UserAgent => b"pga.audit.user_agent.1\0",
+            Self::Changes => b"pga.audit.changes.1\0",
         }
     }
 }
@@ -57,7 +66,7 @@ mod tests {
     #[test]
     fn commitment_hangs_on_salt_and_field() {
         let commit =
-            |field: PersonalField, salt: Salt| field.commit(salt, b"ada".to_vec(), b"ada").commitment;
+            |field: PersonalField, salt: Salt| field.commit(salt, b"ada".as_slice().into()).commitment;
         let one = commit(PersonalField::ActorName, [1; 16]);
         assert_ne!(one, commit(PersonalField::ActorName, [2; 16]));
         assert_ne!(one, commit(PersonalField::UserAgent, [1; 16]));
