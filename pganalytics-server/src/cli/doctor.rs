@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use clap::Args;
+use nix::unistd::{AccessFlags, access};
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::random::{OsRandom, Random};
 use pganalytics_store::postgres::{Compatibility, Database, EncryptionPhase, EncryptionState, Migrator};
@@ -12,7 +13,7 @@ use serde::Serialize;
 
 use super::{Failure, print};
 use crate::api::error_chain;
-use crate::config::{RedisConfig, ServerConfig, SessionStoreKind};
+use crate::config::{AuditConfig, RedisConfig, ServerConfig, SessionStoreKind};
 use crate::wiring;
 
 /// Tokens and sessions bear with a clock that is off by less.
@@ -74,6 +75,7 @@ async fn examine(config: &ServerConfig) -> Vec<Finding> {
              installation",
         ),
     });
+    findings.push(examine_audit(&config.audit));
     match wiring::database(&config.database) {
         Ok(database) => examine_database(&database, &mut findings).await,
         Err(error) => findings.push(bad("database", error_chain(&error), "mend `database.url`")),
@@ -82,6 +84,25 @@ async fn examine(config: &ServerConfig) -> Vec<Finding> {
         findings.push(examine_redis(&config.redis).await);
     }
     findings
+}
+
+fn examine_audit(config: &AuditConfig) -> Finding {
+    if !config.requests {
+        return good("audit", "requests are not recorded, as `audit.requests` says");
+    }
+    let folder = &config.folder;
+    let existing = folder.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(folder);
+    let writable = access(existing, AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK);
+    match writable {
+        Ok(()) if existing.is_dir() => {
+            good("audit", format!("this user can record requests in {}", folder.display()))
+        }
+        _ => bad(
+            "audit",
+            format!("this user cannot write {}, where requests are recorded", folder.display()),
+            "make the folder of `audit.folder` for the server's user, or set `audit.requests` to false",
+        ),
+    }
 }
 
 async fn examine_redis(config: &RedisConfig) -> Finding {

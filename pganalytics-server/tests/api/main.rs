@@ -7,6 +7,8 @@ mod common;
 #[path = "../../../pganalytics-store/tests/postgres/metric_samples.rs"]
 mod field_samples;
 
+mod access_events;
+mod change_events;
 mod collectors;
 mod documentation;
 mod hostile;

@@ -20,7 +20,7 @@ use crate::common::{LEGACY_SECRET, LIMIT, REGISTRATION_SECRET, TestServer, answe
 const LEGACY_ID: Uuid = Uuid::from_u128(0x7b0e_5a52_1111_4222_8333_9444_5556_6677);
 
 /// A token as the older installation made it.
-fn legacy_token(issued_at: DateTime<Utc>, claims: Value) -> String {
+pub(crate) fn legacy_token(issued_at: DateTime<Utc>, claims: Value) -> String {
     let mut all = json!({
         "collector_id": LEGACY_ID, "hostname": "old-host", "type": "access",
         "sub": format!("collector:{LEGACY_ID}"), "iat": issued_at.timestamp(), "nbf": issued_at.timestamp(),

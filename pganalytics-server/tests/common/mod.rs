@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use pganalytics_core::audit::AuditEvent;
 use pganalytics_core::ids::{CollectorId, UserId};
 use pganalytics_core::random::OsRandom;
 use pganalytics_core::secret::SecretString;
@@ -17,11 +18,12 @@ use pganalytics_server::config::{FileKeyManagerConfig, KeyManagerConfig, ServerC
 use pganalytics_server::lifecycle::{Lifecycle, Phase};
 use pganalytics_server::secret_ref::SecretRef;
 use pganalytics_server::{api, serve, wiring};
+use pganalytics_store::postgres::audit_log::{self, AuditFilter};
 use pganalytics_store::postgres::users::{self, SealedUser};
 use pganalytics_store::postgres::{
     Database, MigrateError, Migrator, PostgresConfig, StoreError, fingerprint,
 };
-use pganalytics_testkit::{TestDatabase, database_from_template};
+use pganalytics_testkit::{TestDatabase, database_from_template, wait_until};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -179,6 +181,26 @@ impl TestServer {
         }
     }
 
+    /// What the audit log holds of a request, in order of time, once everything that waits on disk is delivered.
+    pub(crate) async fn recorded(&self, request_id: &str) -> Vec<AuditEvent> {
+        let sink = self.app.audit.as_ref().expect("requests are recorded");
+        let is_empty = async || sink.status().sinks.iter().all(|sink| sink.backlog_events == 0);
+        assert!(wait_until(LIMIT, is_empty).await, "{:?}", sink.status());
+        let mut connection = self.app.database.read().await.expect("connect");
+        let events = audit_log::list(&mut connection, &AuditFilter::default(), None, 100_000).await;
+        let mut events = events.expect("read the audit log");
+        events.retain(|event| event.request_id.as_deref() == Some(request_id));
+        events.reverse();
+        events
+    }
+
+    /// The actions of the changes that a request made.
+    pub(crate) async fn changes(&self, request_id: &str) -> Vec<String> {
+        let mut connection = self.app.database.read().await.expect("connect");
+        let changes = sqlx::query_scalar("SELECT action FROM change_events WHERE request_id = $1");
+        changes.bind(request_id).fetch_all(&mut *connection).await.expect("read the changes")
+    }
+
     /// What a query finds, as one number.
     pub(crate) async fn number(&self, query: &'static str) -> i64 {
         let mut connection = self.app.database.read().await.expect("connect");
@@ -193,6 +215,22 @@ pub(crate) struct RawConnection(TcpStream);
 impl RawConnection {
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
         self.0.write_all(bytes).await.expect("write to the server");
+    }
+
+    /// Sends a whole request. The head of the answer, unless the server hangs up.
+    pub(crate) async fn try_exchange(&mut self, request: &[u8]) -> Option<String> {
+        let (mut reading, mut writing) = self.0.split();
+        let mut head = Vec::new();
+        let exchange = async {
+            // It may be refused before it was read.
+            let _ = writing.write_all(request).await;
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(reading.read_u8().await.ok()?);
+            }
+            Some(())
+        };
+        tokio::time::timeout(LIMIT, exchange).await.expect("an answer in time")?;
+        Some(String::from_utf8(head).expect("heads are ASCII"))
     }
 
     /// The head of the next answer.

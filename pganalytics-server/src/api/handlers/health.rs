@@ -5,6 +5,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, Utc};
+use pganalytics_store::audit::{SpillSinkStatus, SpillStatus};
 use serde::Serialize;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
@@ -43,6 +44,57 @@ struct Health {
     database_ok: bool,
     /// The same: metrics lie in the same database. Older clients ask for it.
     timescale_ok: bool,
+    /// The audit log of requests; left out where requests are not recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit: Option<AuditHealth>,
+}
+
+/// How recording requests goes. It makes a server neither well nor unwell: what is refused meanwhile is up to
+/// `audit.fail_closed`.
+#[derive(Debug, Serialize, ToSchema)]
+struct AuditHealth {
+    /// Whether the last events could be recorded.
+    recording: bool,
+    /// Bytes that events take on disk until every sink has them.
+    spill_bytes: u64,
+    /// Events that could not be recorded since the start.
+    dropped_events: u64,
+    sinks: Vec<AuditSinkHealth>,
+}
+
+/// How a sink of events is.
+#[derive(Debug, Serialize, ToSchema)]
+struct AuditSinkHealth {
+    name: String,
+    /// Whether its last call went well. The log says why it did not.
+    ok: bool,
+    /// Events that wait for it.
+    backlog_events: u64,
+    /// Seconds since the oldest of them.
+    backlog_seconds: i64,
+    /// Events that it refused, which were put aside.
+    quarantined_events: u64,
+    /// Events that it missed because it was too far behind.
+    skipped_events: u64,
+}
+
+impl AuditHealth {
+    fn of(status: SpillStatus, now: DateTime<Utc>) -> Self {
+        let sink = |sink: SpillSinkStatus| AuditSinkHealth {
+            ok: sink.failing.is_none(),
+            name: sink.name,
+            backlog_events: sink.backlog_events,
+            backlog_seconds: sink.oldest.map_or(0, |oldest| (now - oldest).num_seconds().max(0)),
+            quarantined_events: sink.quarantined_events,
+            skipped_events: sink.skipped_events,
+        };
+        Self {
+            recording: status.recording,
+            spill_bytes: status.bytes,
+            dropped_events: status.dropped_events,
+            sinks: status.sinks.into_iter().map(sink).collect(),
+        }
+    }
 }
 
 /// Health of this server: 503 when the database is away or the server should get no new requests.
@@ -62,6 +114,7 @@ async fn health(State(app): State<App>) -> Response {
         uptime: (now - app.started_at).num_seconds(),
         database_ok,
         timescale_ok: database_ok,
+        audit: app.audit.as_ref().map(|audit| AuditHealth::of(audit.status(), now)),
     };
     let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()

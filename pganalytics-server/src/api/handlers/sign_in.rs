@@ -8,10 +8,11 @@ use axum::{Extension, http::StatusCode};
 use chrono::{DateTime, Utc};
 use pganalytics_auth::principal::Principal;
 use pganalytics_auth::token::{AccessGrant, JwksDocument, RefreshRefusal, RefreshTokenText, RefreshVerdict};
-use pganalytics_core::auth::{Attempt, AuthOutcome, ProviderId};
+use pganalytics_core::audit::{Actor, ActorKind, Resource};
+use pganalytics_core::auth::{Attempt, AuthOutcome, ProviderId, Refusal};
 use pganalytics_core::ids::UserId;
 use pganalytics_core::secret::SecretString;
-use pganalytics_core::session::{NewSession, Session, SessionLifetimes, SessionToken};
+use pganalytics_core::session::{NewSession, Session, SessionId, SessionLifetimes, SessionToken};
 use pganalytics_core::users::{NewUser, Role, User, Username};
 use pganalytics_store::postgres::session_epochs;
 use pganalytics_store::postgres::users::{self, SealedUser};
@@ -21,7 +22,8 @@ use utoipa_axum::routes;
 
 use super::users::{UserView, resource};
 use crate::api::{
-    Access, ApiError, ApiJson, ErrorBody, Replay, RequestMeta, Routes, SignedInUser, WorkHandle, refuse_body,
+    Access, AccessNotes, ApiError, ApiJson, ErrorBody, Replay, RequestMeta, Routes, SignedInUser, WorkHandle,
+    refuse_body,
 };
 use crate::app::App;
 use crate::cookies;
@@ -81,25 +83,72 @@ struct SignedIn {
 async fn login(
     State(app): State<App>,
     Extension(meta): Extension<RequestMeta>,
+    notes: AccessNotes,
     headers: HeaderMap,
     ApiJson(body): ApiJson<Login>,
 ) -> Result<Response, ApiError> {
-    let judged = judge_sign_in(&app, &meta, body).await;
+    note_attempt(&notes, &app, &body.username);
+    let judged = judge_sign_in(&app, (&meta, &notes), body).await;
     let outcome = judged.as_ref().map_or_else(refusal_name, |_| "accepted");
     metrics::counter!("pganalytics_sign_ins_total", "outcome" => outcome).increment(1);
     let (user, provider) = judged?;
     // A session that somebody may have planted in this browser ends here.
     end_session_of(&app, &headers).await?;
-    begin_session(&app, &meta, &user, &provider.0, "Login successful").await
+    begin_session(&app, (&meta, &notes), &user, &provider.0, "Login successful").await
 }
 
-async fn judge_sign_in(app: &App, meta: &RequestMeta, body: Login) -> Result<(User, ProviderId), ApiError> {
-    app.rate_limits.sign_in(meta.address)?;
+/// Until it is proved, the name is only what somebody claims.
+fn note_attempt(notes: &AccessNotes, app: &App, username: &str) {
+    notes.did("session.create");
+    notes.tell(|facts| {
+        facts.actor = Some(Actor { name: Some(username.to_owned()), ..Actor::anonymous() });
+        facts.resource = Some(Resource { kind: "session".into(), id: None });
+        facts.provider = Some(app.sign_in.id().0.clone());
+    });
+}
+
+/// From here on it is known who asks.
+fn note_session(notes: &AccessNotes, user: &User, session: &Session) {
+    notes.tell(|facts| {
+        facts.actor = Some(Actor {
+            kind: ActorKind::User,
+            id: Some(user.id.to_string()),
+            name: Some(user.username.as_str().to_owned()),
+            role: Some(user.role.to_string()),
+        });
+        facts.resource = Some(Resource::new("session", session.id));
+        facts.session = Some(session.id);
+        facts.provider = Some(session.provider.clone());
+    });
+}
+
+/// For the audit log; the client is not told.
+fn reason(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Credentials => "bad_credentials",
+        Refusal::Disabled => "disabled",
+        Refusal::Locked => "locked",
+        Refusal::PasswordExpired => "password_expired",
+        Refusal::InvalidResponse => "invalid_response",
+        Refusal::NotEntitled => "not_entitled",
+        Refusal::Challenge => "challenge",
+        _ => "refused",
+    }
+}
+
+async fn judge_sign_in(
+    app: &App,
+    (meta, notes): (&RequestMeta, &AccessNotes),
+    body: Login,
+) -> Result<(User, ProviderId), ApiError> {
+    let because = |reason: &str| notes.tell(|facts| facts.reason = Some(reason.to_owned()));
+    app.rate_limits.sign_in(meta.address).inspect_err(|_| because("too_many_attempts"))?;
     let attempt = Attempt::Password { username: body.username, password: body.password };
     let identity = match app.sign_in.attempt(&attempt).await? {
         AuthOutcome::Accepted(identity) => identity,
         AuthOutcome::Refused(refusal) => {
             tracing::info!(?refusal, address = %meta.address, "sign-in refused");
+            because(reason(refusal));
             return Err(ApiError::invalid_credentials());
         }
         AuthOutcome::NotMine | AuthOutcome::Continue(_) => return Err(ApiError::invalid_credentials()),
@@ -108,7 +157,11 @@ async fn judge_sign_in(app: &App, meta: &RequestMeta, body: Login) -> Result<(Us
         Some(id) => app.users.find(id).await?,
         None => None,
     };
-    Ok((user.ok_or_else(ApiError::invalid_credentials)?, identity.provider))
+    let Some(user) = user else {
+        because("unknown_user");
+        return Err(ApiError::invalid_credentials());
+    };
+    Ok((user, identity.provider))
 }
 
 /// For metrics: whose fault it is.
@@ -122,7 +175,7 @@ fn refusal_name(error: &ApiError) -> &'static str {
 
 async fn begin_session(
     app: &App,
-    meta: &RequestMeta,
+    (meta, notes): (&RequestMeta, &AccessNotes),
     user: &User,
     provider: &str,
     message: &'static str,
@@ -135,6 +188,7 @@ async fn begin_session(
     let new = NewSession::new(user.id, lifetimes, provider)
         .with_client(Some(meta.address), meta.user_agent.as_deref().map(str::to_owned));
     let (token, session) = app.sessions.create(new).await?;
+    note_session(notes, user, &session);
     let refresh = app.refresh_tokens.issue(&session).await.map_err(ApiError::unavailable)?;
     let shown = Shown { cookie: Some(token), refresh: Some(refresh.text) };
     answer_signed_in(app, user, &session, &shown, message).await
@@ -206,6 +260,7 @@ impl GivenRefreshToken {
 ))]
 async fn refresh(
     State(app): State<App>,
+    notes: AccessNotes,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
@@ -214,10 +269,15 @@ async fn refresh(
         None => refresh_by_cookie(&app, &headers).await,
     };
     let outcome = renewal.as_ref().map_or_else(refusal_name, |renewal| renewal.outcome);
+    notes.did("session.refresh");
     metrics::counter!("pganalytics_refreshes_total", "outcome" => outcome).increment(1);
-    let (session, shown) = renewal?.renewed.ok_or_else(ApiError::unauthorized)?;
+    let Some((session, shown)) = renewal?.renewed else {
+        notes.tell(|facts| facts.reason = Some(outcome.to_owned()));
+        return Err(ApiError::unauthorized());
+    };
     let user = app.users.find(session.user).await?.filter(|user| user.is_active);
     let user = user.ok_or_else(ApiError::unauthorized)?;
+    note_session(&notes, &user, &session);
     answer_signed_in(&app, &user, &session, &shown, "Token refreshed").await
 }
 
@@ -271,36 +331,45 @@ pub(super) struct Message {
 ))]
 async fn logout(
     State(app): State<App>,
+    notes: AccessNotes,
     principal: Option<Extension<Principal>>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, ApiError> {
     let given = GivenRefreshToken::of(body)?;
+    let mut ended = None;
     if let Some(Extension(principal)) = principal
         && let Some(session) = principal.session()
     {
         app.sessions.delete(session).await?;
         app.identity.forget_session(session);
+        ended = Some(session);
     }
-    end_session_of(&app, &headers).await?;
+    ended = end_session_of(&app, &headers).await?.or(ended);
     if let Some(Ok(token)) = given.map(|text| text.expose().parse::<RefreshTokenText>())
         && let Some(session) = app.refresh_tokens.revoke(&token).await.map_err(ApiError::unavailable)?
     {
         app.identity.forget_session(session);
+        ended = Some(session);
+    }
+    if let Some(session) = ended {
+        notes.did("session.delete");
+        notes.tell(|facts| facts.resource = Some(Resource::new("session", session)));
     }
     let cookies = app.cookies.end().map_err(ApiError::internal)?;
     Ok(with_cookies(Json(Message { message: "Logged out", status: "ok" }).into_response(), cookies))
 }
 
-/// Ends the session of the request's cookie, if it has one.
-async fn end_session_of(app: &App, headers: &HeaderMap) -> Result<(), ApiError> {
+/// Ends the session of the request's cookie, and says which, if it has one.
+async fn end_session_of(app: &App, headers: &HeaderMap) -> Result<Option<SessionId>, ApiError> {
     if let Some(token) = app.cookies.session_token(headers)
         && let Some(session) = app.sessions.load(&token).await?
     {
         app.sessions.delete(session.id).await?;
         app.identity.forget_session(session.id);
+        return Ok(Some(session.id));
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The signed-in user.
@@ -401,6 +470,7 @@ struct Setup {
 async fn setup(
     State(app): State<App>,
     Extension(meta): Extension<RequestMeta>,
+    notes: AccessNotes,
     work: WorkHandle,
     ApiJson(body): ApiJson<Setup>,
 ) -> Result<Response, ApiError> {
@@ -422,7 +492,7 @@ async fn setup(
     work.created(resource(&user), &UserView::from(&user))?;
     // A session is of a user whom every connection sees.
     work.commit().await?;
-    begin_session(&app, &meta, &user, LOCAL_PROVIDER, "The first administrator was made").await
+    begin_session(&app, (&meta, &notes), &user, LOCAL_PROVIDER, "The first administrator was made").await
 }
 
 fn with_cookies(mut response: Response, cookies: impl IntoIterator<Item = HeaderValue>) -> Response {

@@ -14,7 +14,9 @@ use utoipa_axum::routes;
 use uuid::Uuid;
 
 use super::push_body::{self, PushBody, ReceiveLimits};
-use crate::api::{Access, ApiError, ErrorBody, KnownCollector, Replay, RequestMeta, Routes, TimeLimit};
+use crate::api::{
+    Access, AccessNotes, ApiError, ErrorBody, KnownCollector, Replay, RequestMeta, Routes, TimeLimit,
+};
 use crate::app::App;
 
 /// Up to here a body is read in less time than it takes to hand it to another thread and back.
@@ -87,6 +89,7 @@ async fn push(
     Extension(meta): Extension<RequestMeta>,
     Extension(time_limit): Extension<TimeLimit>,
     KnownCollector(collector): KnownCollector,
+    notes: AccessNotes,
     request: Request,
 ) -> Result<Json<Pushed>, ApiError> {
     let started = Instant::now();
@@ -97,6 +100,7 @@ async fn push(
     time_limit.restart_with(limits.time);
     let body = push_body::receive(&app.push_memory, limits, request).await?;
     time_limit.restart();
+    notes.did("metrics.push");
     let job =
         PushJob { collector, address: meta.address.to_string(), received_at: app.clock.now(), started, app };
     if body.bytes.len() <= SMALL {
