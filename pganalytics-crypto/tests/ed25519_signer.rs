@@ -130,6 +130,36 @@ async fn a_rotated_key_signs_only_after_the_overlap() {
 }
 
 #[tokio::test]
+async fn old_and_new_key_sign_together_until_the_new_one_signs_alone() {
+    let installation = Installation::new();
+    let signer = Arc::new(installation.server().await);
+    let newest = signer.newest();
+    assert_eq!(newest.current_key().await.unwrap(), signer.current_key().await.unwrap());
+    let old = signer.current_key().await.unwrap();
+    let new = signer.rotate().await.unwrap();
+    let public = signer.public_keys().await.unwrap();
+    for (signer, key) in [(&*signer as &dyn Signer, &old), (&newest, &new)] {
+        let signature = signer.sign(b"checkpoint").await.unwrap();
+        assert_eq!((&signature.key, &signer.current_key().await.unwrap()), (key, key));
+        let public = public.iter().find(|public| public.id == *key).unwrap();
+        assert!(verify(&public.bytes, b"checkpoint", &signature.bytes));
+    }
+    installation.clock.advance(OVERLAP);
+    assert_eq!(signer.current_key().await.unwrap(), new);
+}
+
+#[tokio::test]
+async fn a_key_of_one_use_is_no_key_of_another() {
+    let installation = Installation::new();
+    installation.server().await;
+    let config = Ed25519SignerConfig::new(wrapping_key()).bound_to("audit-log-key");
+    let clock = Arc::new(installation.clock.clone());
+    let other = Ed25519Signer::connect(installation.store.clone(), installation.keys.clone(), clock, config);
+    let refused = other.await.unwrap_err();
+    assert!(matches!(refused, Ed25519SignerError::NoUsableKey { stored: 1, .. }), "{refused}");
+}
+
+#[tokio::test]
 async fn another_server_learns_of_a_rotation_in_time() {
     let installation = Installation::new();
     let (one, other) = (installation.server().await, installation.server().await);

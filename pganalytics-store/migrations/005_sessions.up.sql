@@ -112,6 +112,8 @@ CREATE TRIGGER record_deletion AFTER DELETE ON api_tokens
 CREATE TABLE signing_keys (
     -- A JWS kid.
     id text PRIMARY KEY,
+    -- What is signed with it: `tokens` or `audit-log`. The wrapped private half is bound to that.
+    used_for text COLLATE "C" NOT NULL DEFAULT 'tokens',
     algorithm text NOT NULL,
     public_key bytea NOT NULL,
     -- As the key manager wrapped it; never the key itself.

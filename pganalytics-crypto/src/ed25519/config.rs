@@ -8,6 +8,9 @@ use pganalytics_core::keys::KeyName;
 pub struct Ed25519SignerConfig {
     /// The key-encryption key that wraps private halves.
     pub wrapping_key: KeyName,
+    /// What the private halves are bound to when they are wrapped, besides their ids. Keys of different uses need different ones,
+    /// so that nobody who can write to the store puts one in the other's place.
+    pub bound_to: String,
     /// A rotated-in key signs so much later, when every verifier has learnt it. Ten minutes by default; longer than the time for
     /// which the served key set may be cached, plus `refresh_after`.
     pub overlap: Duration,
@@ -26,11 +29,18 @@ impl Ed25519SignerConfig {
     pub fn new(wrapping_key: KeyName) -> Self {
         Self {
             wrapping_key,
+            bound_to: "signing-key".into(),
             overlap: Duration::from_secs(600),
             keep_retired: Duration::from_secs(400 * 24 * 3600),
             rotate_every: Duration::from_secs(30 * 24 * 3600),
             refresh_after: Duration::from_secs(60),
         }
+    }
+
+    /// Sets what the private halves are bound to.
+    #[must_use]
+    pub fn bound_to(self, bound_to: impl Into<String>) -> Self {
+        Self { bound_to: bound_to.into(), ..self }
     }
 
     /// Sets how long before its first signature a new key is published.

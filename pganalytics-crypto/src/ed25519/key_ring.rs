@@ -7,10 +7,12 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use pganalytics_core::keys::{DataKey, KeyContext, KeyError, KeyManager, KeyName, WrappedKey};
+use pganalytics_core::keys::{DataKey, KeyContext, KeyError, KeyManager, WrappedKey};
 use pganalytics_core::signing::{
-    NewSigningKey, PublicKey, SignatureAlgorithm, SigningKeyId, StoredSigningKey,
+    NewSigningKey, PublicKey, Signature, SignatureAlgorithm, SigningKeyId, StoredSigningKey,
 };
+
+use super::config::Ed25519SignerConfig;
 
 /// The keys of the store that could be opened, by activation.
 #[derive(Clone, Debug, Default)]
@@ -30,19 +32,19 @@ impl KeyRing {
         &self,
         stored: Vec<StoredSigningKey>,
         manager: &dyn KeyManager,
-        wrapping_key: &KeyName,
+        config: &Ed25519SignerConfig,
     ) -> Result<Self, KeyError> {
         let mut keys = Vec::with_capacity(stored.len());
         for stored in stored {
             let opened = match self.pair_of(&stored) {
                 Some(pair) => Some(pair),
-                None => open(&stored, manager, wrapping_key).await?.map(Arc::new),
+                None => open(&stored, manager, config).await?.map(Arc::new),
             };
             match opened {
                 Some(pair) => keys.push(RingKey { stored, pair }),
                 None => tracing::error!(
                     kid = %stored.public.id,
-                    key = %wrapping_key,
+                    key = %config.wrapping_key,
                     "signing key cannot be opened and is left out"
                 ),
             }
@@ -81,8 +83,12 @@ impl RingKey {
         &self.stored.public.id
     }
 
-    pub(super) fn sign(&self, message: &[u8]) -> Vec<u8> {
-        self.pair.sign(message).as_ref().to_vec()
+    pub(super) fn signature(&self, message: &[u8]) -> Signature {
+        Signature {
+            key: self.id().clone(),
+            algorithm: SignatureAlgorithm::Ed25519,
+            bytes: self.pair.sign(message).as_ref().to_vec(),
+        }
     }
 
     fn signs_at(&self, now: DateTime<Utc>) -> bool {
@@ -99,14 +105,14 @@ impl fmt::Debug for RingKey {
 /// Makes a key pair and wraps its private half, which is the 32-byte seed.
 pub(super) async fn generate(
     manager: &dyn KeyManager,
-    wrapping_key: &KeyName,
+    config: &Ed25519SignerConfig,
     activates_at: DateTime<Utc>,
 ) -> Result<NewSigningKey, KeyError> {
     let seed = DataKey::generate();
     let pair = Ed25519KeyPair::from_seed_unchecked(seed.expose()).expect("any 32 bytes are a seed");
     let bytes = pair.public_key().as_ref().to_vec();
     let id = thumbprint(&bytes);
-    let wrapped = manager.wrap(wrapping_key, &context(&id), &seed).await?;
+    let wrapped = manager.wrap(&config.wrapping_key, &context(config, &id), &seed).await?;
     let public = PublicKey { id, algorithm: SignatureAlgorithm::Ed25519, bytes };
     Ok(NewSigningKey::new(public, wrapped.blob, activates_at))
 }
@@ -115,21 +121,22 @@ pub(super) async fn generate(
 async fn open(
     stored: &StoredSigningKey,
     manager: &dyn KeyManager,
-    wrapping_key: &KeyName,
+    config: &Ed25519SignerConfig,
 ) -> Result<Option<Ed25519KeyPair>, KeyError> {
     if stored.public.algorithm != SignatureAlgorithm::Ed25519 {
         return Ok(None);
     }
     let wrapped = WrappedKey { blob: Bytes::clone(&stored.wrapped_private), version: None };
-    let seed = match manager.unwrap(wrapping_key, &context(&stored.public.id), &wrapped).await {
+    let seed = match manager.unwrap(&config.wrapping_key, &context(config, &stored.public.id), &wrapped).await
+    {
         Err(KeyError::Undecryptable { .. }) => return Ok(None),
         unwrapped => unwrapped?,
     };
     Ok(Ed25519KeyPair::from_seed_and_public_key(seed.expose(), &stored.public.bytes).ok())
 }
 
-fn context(id: &SigningKeyId) -> KeyContext {
-    KeyContext(format!("signing-key/{id}"))
+fn context(config: &Ed25519SignerConfig, id: &SigningKeyId) -> KeyContext {
+    KeyContext(format!("{}/{id}", config.bound_to))
 }
 
 /// The key's JWK thumbprint (RFC 7638; members of RFC 8037, section 2), so that no two keys share an id.

@@ -12,5 +12,5 @@ mod verify;
 
 pub use config::Ed25519SignerConfig;
 pub use error::Ed25519SignerError;
-pub use signer::Ed25519Signer;
+pub use signer::{Ed25519Signer, NewestKeySigner};
 pub use verify::verify;

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use pganalytics_core::clock::Clock;
 use pganalytics_core::keys::KeyManager;
 use pganalytics_core::signing::{
-    NewSigningKey, PublicKey, SignError, Signature, SignatureAlgorithm, Signer, SigningKeyId, SigningKeyStore,
+    NewSigningKey, PublicKey, SignError, Signature, Signer, SigningKeyId, SigningKeyStore,
 };
 use tokio::sync::Mutex;
 
@@ -125,6 +125,12 @@ impl Ed25519Signer {
         Ok(None)
     }
 
+    /// The same keys, of which the newest signs, also while it is only announced. Where two keys are to sign for as long as one
+    /// follows the other, take both signers.
+    pub fn newest(self: &Arc<Self>) -> NewestKeySigner {
+        NewestKeySigner(Arc::clone(self))
+    }
+
     async fn insert_first(&self, now: DateTime<Utc>) -> Result<Option<SigningKeyId>, Ed25519SignerError> {
         // Active in the past, so that it also signs on servers whose clocks are behind.
         let activates_at = now - self.config.overlap;
@@ -134,14 +140,14 @@ impl Ed25519Signer {
     }
 
     async fn generate(&self, activates_at: DateTime<Utc>) -> Result<NewSigningKey, Ed25519SignerError> {
-        Ok(key_ring::generate(&*self.keys, &self.config.wrapping_key, activates_at).await?)
+        Ok(key_ring::generate(&*self.keys, &self.config, activates_at).await?)
     }
 
     async fn load(&self) -> Result<Arc<KeyRing>, Ed25519SignerError> {
         let stored = self.store.list().await?;
         let count = stored.len();
         let known = self.ring();
-        let ring = Arc::new(known.updated(stored, &*self.keys, &self.config.wrapping_key).await?);
+        let ring = Arc::new(known.updated(stored, &*self.keys, &self.config).await?);
         if ring.is_empty() && count > 0 {
             return Err(self.no_usable_key(count));
         }
@@ -198,12 +204,7 @@ impl Signer for Ed25519Signer {
     async fn sign(&self, message: &[u8]) -> Result<Signature, SignError> {
         let now = self.clock.now();
         let ring = self.signing_ring(now).await;
-        let key = ring.current(now).ok_or(SignError::NoActiveKey)?;
-        Ok(Signature {
-            key: key.id().clone(),
-            algorithm: SignatureAlgorithm::Ed25519,
-            bytes: key.sign(message),
-        })
+        Ok(ring.current(now).ok_or(SignError::NoActiveKey)?.signature(message))
     }
 
     async fn current_key(&self) -> Result<SigningKeyId, SignError> {
@@ -215,5 +216,30 @@ impl Signer for Ed25519Signer {
     async fn public_keys(&self) -> Result<Vec<PublicKey>, SignError> {
         let ring = self.load().await?;
         Ok(ring.public_keys())
+    }
+}
+
+/// An [`Ed25519Signer`] that signs with its newest key; see [`Ed25519Signer::newest`].
+#[derive(Clone, Debug)]
+pub struct NewestKeySigner(Arc<Ed25519Signer>);
+
+#[async_trait]
+impl Signer for NewestKeySigner {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    async fn sign(&self, message: &[u8]) -> Result<Signature, SignError> {
+        let ring = self.0.signing_ring(self.0.clock.now()).await;
+        Ok(ring.newest().ok_or(SignError::NoActiveKey)?.signature(message))
+    }
+
+    async fn current_key(&self) -> Result<SigningKeyId, SignError> {
+        let ring = self.0.signing_ring(self.0.clock.now()).await;
+        ring.newest().map(|key| key.id().clone()).ok_or(SignError::NoActiveKey)
+    }
+
+    async fn public_keys(&self) -> Result<Vec<PublicKey>, SignError> {
+        self.0.public_keys().await
     }
 }

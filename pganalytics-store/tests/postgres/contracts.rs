@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use pganalytics_core::signing::SigningKeyStore;
+use chrono::DateTime;
+use pganalytics_core::signing::{NewSigningKey, PublicKey, SignatureAlgorithm, SigningKeyStore};
 use pganalytics_core::testing::token_store::TokenStoreFixture;
 use pganalytics_core::testing::{ManualClock, Subject};
 use pganalytics_core::tokens::TokenStore;
@@ -58,4 +59,25 @@ mod signing_key_store {
     }
 
     pganalytics_core::signing_key_store_contract!(postgres());
+
+    /// Beside keys of another use, which are none of its business.
+    mod of_another_use {
+        use super::*;
+
+        async fn postgres() -> Option<Subject<dyn SigningKeyStore>> {
+            let (test, database) = migrated().await?;
+            let of_tokens = PostgresSigningKeyStore::new(database);
+            let public = PublicKey {
+                id: "token-key".parse().unwrap(),
+                algorithm: SignatureAlgorithm::Ed25519,
+                bytes: vec![7; 32],
+            };
+            let key = NewSigningKey::new(public, vec![7; 48].into(), DateTime::UNIX_EPOCH);
+            assert!(of_tokens.insert_first(&key).await.unwrap());
+            let store: Arc<dyn SigningKeyStore> = Arc::new(of_tokens.used_for("audit-log"));
+            Some(Subject::manual(store, ManualClock::new()).keeping(test))
+        }
+
+        pganalytics_core::signing_key_store_contract!(postgres());
+    }
 }
