@@ -11,6 +11,8 @@ $$;
 
 DROP FUNCTION audit_erase_personal(timestamptz[], uuid[]);
 DROP FUNCTION audit_ensure_partitions(date, date);
+DROP VIEW audit_seal_lag;
+DROP VIEW audit_dashboard;
 DROP VIEW audit_logs;
 DROP TABLE audit_holds;
 DROP TABLE audit_orders;

@@ -10,3 +10,12 @@ GRANT SELECT, INSERT ON audit_eras, audit_seals TO pganalytics_app;
 GRANT UPDATE (published_at) ON audit_seals TO pganalytics_app;
 GRANT SELECT ON audit_orders, audit_holds TO pganalytics_app;
 GRANT EXECUTE ON FUNCTION audit_ensure_partitions(date, date) TO pganalytics_app;
+-- Dashboards see neither the tables of events nor what is personal.
+DO $$
+BEGIN
+    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'pganalytics_grafana') THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO pganalytics_grafana', current_schema());
+        GRANT SELECT ON audit_dashboard, audit_seal_lag, audit_seals TO pganalytics_grafana;
+    END IF;
+END
+$$;

@@ -128,6 +128,42 @@ CREATE TABLE audit_seals (
     PRIMARY KEY (era, number),
     UNIQUE (era, first_leaf)
 );
+-- Up to where the rows of an era are sealed.
+CREATE INDEX audit_seals_rows_idx ON audit_seals (rows_era, era, number);
+
+-- For dashboards: what is recorded of events apart from what is personal. Who may read it learns neither names nor addresses
+-- nor what a change was.
+CREATE VIEW audit_dashboard AS
+SELECT e.at, e.id, e.actor_kind, e.user_id, e.actor_role, e.action, e.resource_type, e.resource_id, e.outcome, e.reason,
+    e.request_id, e.provider,
+    coalesce((
+        SELECT pg_visible_in_snapshot(e.xid, s.snapshot)
+        FROM audit_seals s WHERE s.rows_era = e.era ORDER BY s.era DESC, s.number DESC LIMIT 1
+    ), false) AS sealed
+FROM audit_events e;
+
+-- For dashboards and alarms: how far the seals are behind the events. What a seal has not covered has a transaction id of its
+-- snapshot's xmin or later; from there on the index is read, and no further than tells that it is too much.
+CREATE VIEW audit_seal_lag AS
+SELECT unsealed.events AS unsealed_events, unsealed.oldest_at AS oldest_unsealed_at,
+    (SELECT sealed_at FROM audit_seals ORDER BY era DESC, number DESC LIMIT 1) AS sealed_at,
+    (SELECT published_at FROM audit_seals WHERE published_at IS NOT NULL ORDER BY era DESC, number DESC LIMIT 1)
+        AS published_at
+FROM (
+    SELECT count(*) AS events, min(first.at) AS oldest_at
+    FROM (SELECT 1::smallint AS era UNION SELECT era FROM audit_eras) AS known
+    LEFT JOIN LATERAL (
+        SELECT s.snapshot FROM audit_seals s WHERE s.rows_era = known.era ORDER BY s.era DESC, s.number DESC LIMIT 1
+    ) AS last ON true
+    CROSS JOIN LATERAL (
+        SELECT e.at FROM audit_events e
+        WHERE e.era = known.era
+            AND e.xid >= coalesce(pg_snapshot_xmin(last.snapshot), '0'::xid8)
+            AND pg_visible_in_snapshot(e.xid, last.snapshot) IS NOT TRUE
+        ORDER BY e.xid
+        LIMIT 100000
+    ) AS first
+) AS unsealed;
 
 -- Orders to erase, signed with a key that the server does not have. Without one, what is missing was taken.
 CREATE TABLE audit_orders (

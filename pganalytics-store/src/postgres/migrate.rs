@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, Connection, FromRow, PgConnection, Postgres};
 
 use super::database::Database;
 use super::error::StoreError;
-use super::migrations::{APP_ROLE, MIGRATIONS, Migration};
+use super::migrations::{MIGRATIONS, Migration, ROLES};
 
 /// The advisory lock that a migrating program holds: the bytes of `pgam`, in PostgreSQL's one-key space.
 const LOCK_KEY: i64 = 0x7067_616d;
@@ -397,14 +397,14 @@ impl Migrator {
         Ok(file)
     }
 
-    /// Creates the server's role when that is allowed, and gives it its rights on what there is now.
+    /// Creates the roles when that is allowed, and gives them their rights on what there is now.
     async fn grant(&self, connection: &mut PgConnection) -> Result<AppRole, MigrateError> {
         let applied = load_applied(connection).await?;
         if applied.keys().any(|version| self.find(*version).is_none()) {
             return Ok(AppRole::LeftAlone);
         }
-        let failed = |error: sqlx::Error| failure("app_role.sql", APP_ROLE, error);
-        sqlx::raw_sql(APP_ROLE).execute(&mut *connection).await.map_err(failed)?;
+        let failed = |error: sqlx::Error| failure("roles.sql", ROLES, error);
+        sqlx::raw_sql(ROLES).execute(&mut *connection).await.map_err(failed)?;
         let exists: bool =
             sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = 'pganalytics_app')")
                 .fetch_one(&mut *connection)

@@ -34,8 +34,8 @@ pub(super) static MIGRATIONS: &[Migration] = migrations![
     "007_audit_logging"
 ];
 
-/// Creates the server's role where that is allowed.
-pub(super) static APP_ROLE: &str = include_str!("../../migrations/app_role.sql");
+/// Creates the roles that rights are granted to, where that is allowed.
+pub(super) static ROLES: &str = include_str!("../../migrations/roles.sql");
 
 impl Migration {
     pub(super) fn version(&self) -> i32 {
@@ -61,7 +61,7 @@ impl Migration {
 /// A digest of all migrations: equal for two programs that make the same schema. Names a template database.
 pub fn fingerprint() -> String {
     let mut digest = Sha256::new();
-    digest.update(APP_ROLE);
+    digest.update(ROLES);
     for migration in MIGRATIONS {
         for text in [migration.name, migration.up, migration.down, migration.grants] {
             digest.update((text.len() as u64).to_be_bytes());
@@ -84,7 +84,7 @@ mod tests {
         let files: BTreeSet<String> = std::fs::read_dir(folder)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| !["app_role.sql", "README.md"].contains(&name.as_str()))
+            .filter(|name| !["roles.sql", "README.md"].contains(&name.as_str()))
             .collect();
         let listed: BTreeSet<String> = MIGRATIONS
             .iter()
