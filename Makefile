@@ -29,8 +29,9 @@ test: packages-test ## Run every test, with real services
 POSTGRES_MAJORS ?= 13 14 16 17
 
 .PHONY: test-long
-test-long: packages-test ## Run a million vectors, and what uses PostgreSQL with other versions of it: POSTGRES_MAJORS="13 17"
+test-long: packages-test ## Run a million vectors, a longer outage, and what uses PostgreSQL with other versions of it: POSTGRES_MAJORS="13 17"
 	$(CARGO) test --workspace --all-features --test suite_vectors -- --ignored
+	$(CARGO) test --workspace --all-features --test faults -- --ignored
 	$(CARGO) build -p pganalytics-testkit --bin testkit-run
 	for major in $(POSTGRES_MAJORS); do \
 	    programs=$$(deploy/scripts/fetch-postgres.sh $$major) || exit 1; \

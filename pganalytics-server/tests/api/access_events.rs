@@ -177,7 +177,7 @@ async fn a_request_whose_client_hangs_up_is_recorded_once() {
     assert_eq!(event.actor.kind, ActorKind::Collector);
 }
 
-/// Fills the spill of a server whose database does not take events.
+/// Fills the spill of a server.
 async fn fill(server: &TestServer) {
     let sink = server.app.audit.as_ref().unwrap();
     let is_full = async || {
@@ -189,41 +189,28 @@ async fn fill(server: &TestServer) {
     assert!(wait_until(LIMIT, is_full).await, "{:?}", sink.status());
 }
 
+/// A server whose spill takes little, and leads nowhere.
 async fn full_server(fail_closed: Vec<RequestClass>) -> Option<TestServer> {
-    let server = TestServer::start_with(|config| {
+    let mut server = TestServer::start_with(|config| {
         config.audit.fail_closed = fail_closed;
         config.audit.max_bytes = Bounded::new(65_536);
         config.audit.segment_bytes = Bounded::new(4_096);
     })
     .await?;
-    let mut connection = server.app.database.begin().await.unwrap();
-    sqlx::query("ALTER TABLE audit_events RENAME TO audit_events_away")
-        .execute(&mut *connection)
-        .await
-        .unwrap();
-    connection.commit().await.unwrap();
+    server.stop_draining();
     Some(server)
-}
-
-async fn mend(server: &TestServer) {
-    let mut connection = server.app.database.begin().await.unwrap();
-    sqlx::query("ALTER TABLE audit_events_away RENAME TO audit_events")
-        .execute(&mut *connection)
-        .await
-        .unwrap();
-    connection.commit().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn closed_requests_are_refused_before_they_have_effects_while_nothing_is_recorded() {
-    let Some(server) = full_server(vec![RequestClass::Changes]).await else { return };
+    let Some(mut server) = full_server(vec![RequestClass::Changes]).await else { return };
     let admin = server.sign_in("admin", Role::Admin).await;
     fill(&server).await;
-    let create = || {
+    let create = |server: &TestServer| {
         let user = json!({ "username": "late", "password": PASSWORD, "role": "viewer" });
         server.post("/users").bearer_auth(&admin).json(&user)
     };
-    let (status, refused) = answer(create()).await;
+    let (status, refused) = answer(create(&server)).await;
     assert_eq!(status, 503);
     assert_eq!(refused["message"], "Service unavailable", "{refused}");
     assert_eq!(server.number("SELECT count(*) FROM users WHERE username_key = 'late'").await, 0);
@@ -232,27 +219,27 @@ async fn closed_requests_are_refused_before_they_have_effects_while_nothing_is_r
     let (status, health) = answer(server.get("/health")).await;
     assert_eq!((status, &health["audit"]["recording"]), (StatusCode::OK, &json!(false)), "{health}");
     assert!(health["audit"]["dropped_events"].as_u64().unwrap() > 0, "{health}");
-    mend(&server).await;
-    let is_back = async || create().send().await.unwrap().status() == StatusCode::CREATED;
+    server.drain().await;
+    let is_back = async || create(&server).send().await.unwrap().status() == StatusCode::CREATED;
     assert!(wait_until(LIMIT, is_back).await, "{:?}", server.app.audit.as_ref().unwrap().status());
     assert_eq!(server.number("SELECT count(*) FROM users WHERE username_key = 'late'").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn open_requests_go_on_and_what_is_missing_is_counted_and_recorded() {
-    let Some(server) = full_server(Vec::new()).await else { return };
+    let Some(mut server) = full_server(Vec::new()).await else { return };
     let admin = server.sign_in("admin", Role::Admin).await;
     fill(&server).await;
     let user = json!({ "username": "late", "password": PASSWORD, "role": "viewer" });
     assert_eq!(answer(server.post("/users").bearer_auth(&admin).json(&user)).await.0, 201);
     let dropped = server.app.audit.as_ref().unwrap().status().dropped_events;
     assert!(dropped > 0);
-    mend(&server).await;
+    server.drain().await;
     let recorded = "SELECT count(*) FROM audit_events WHERE action = 'audit.dropped'";
     let is_told = async || server.number(recorded).await > 0;
     assert!(wait_until(LIMIT, is_told).await, "{:?}", server.app.audit.as_ref().unwrap().status());
     let (_, health) = answer(server.get("/health")).await;
-    assert_eq!(health["audit"]["dropped_events"].as_u64(), Some(dropped), "{health}");
+    assert!(health["audit"]["dropped_events"].as_u64().unwrap() >= dropped, "{health}");
     let is_empty = async || {
         let (_, health): (_, Value) = answer(server.get("/health")).await;
         health["audit"]["sinks"][0]["backlog_events"] == 0

@@ -51,7 +51,7 @@ pub(crate) struct TestServer {
     pub(crate) http: Client,
     address: SocketAddr,
     serving: AbortOnDropHandle<()>,
-    audit: AuditDrain,
+    audit: Option<AuditDrain>,
     // Dropped in this order: the database last.
     folder: TempDir,
     database: TestDatabase,
@@ -87,7 +87,9 @@ impl TestServer {
     pub(crate) async fn restart(self) -> Self {
         let Self { app, clock, serving, audit, folder, database, .. } = self;
         serving.abort();
-        audit.finish().await;
+        if let Some(audit) = audit {
+            audit.finish().await;
+        }
         app.database.pool().close().await;
         Self::serve(app.config.clone(), clock, folder, database).await
     }
@@ -105,7 +107,7 @@ impl TestServer {
         let connected = wiring::database(&config.database).expect("the address is good");
         let app = wiring::services_with_clock(config, connected, process, Arc::new(clock.clone())).await;
         let app = app.expect("wire the services");
-        let audit = AuditDrain::start(app.clone()).await;
+        let audit = Some(AuditDrain::start(app.clone()).await);
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("listen on loopback");
         let address = listener.local_addr().expect("a bound socket has an address");
         let serving = AbortOnDropHandle::new(tokio::spawn({
@@ -119,6 +121,16 @@ impl TestServer {
         lifecycle.advance(Phase::Ready);
         let http = Client::builder().tls_certs_only([]).timeout(LIMIT).build().expect("make a client");
         Self { app, clock, http, address, serving, audit, folder, database }
+    }
+
+    /// Leaves events on disk from now on.
+    pub(crate) fn stop_draining(&mut self) {
+        self.audit = None;
+    }
+
+    /// Delivers events again.
+    pub(crate) async fn drain(&mut self) {
+        self.audit = Some(AuditDrain::start(self.app.clone()).await);
     }
 
     /// A request with this path, beginning at `/api/v1`.
@@ -181,24 +193,29 @@ impl TestServer {
         }
     }
 
-    /// What the audit log holds of a request, in order of time, once everything that waits on disk is delivered.
+    /// The events of a request itself, in order of time, once everything that waits on disk is delivered.
     pub(crate) async fn recorded(&self, request_id: &str) -> Vec<AuditEvent> {
         let sink = self.app.audit.as_ref().expect("requests are recorded");
         let is_empty = async || sink.status().sinks.iter().all(|sink| sink.backlog_events == 0);
         assert!(wait_until(LIMIT, is_empty).await, "{:?}", sink.status());
+        let mut events = self.events_of(request_id).await;
+        events.retain(|event| !is_change(event));
+        events
+    }
+
+    /// The actions of the changes that a request made.
+    pub(crate) async fn changes(&self, request_id: &str) -> Vec<String> {
+        let events = self.events_of(request_id).await.into_iter();
+        events.filter(is_change).map(|event| event.action.as_str().to_owned()).collect()
+    }
+
+    async fn events_of(&self, request_id: &str) -> Vec<AuditEvent> {
         let mut connection = self.app.database.read().await.expect("connect");
         let events = audit_log::list(&mut connection, &AuditFilter::default(), None, 100_000).await;
         let mut events = events.expect("read the audit log");
         events.retain(|event| event.request_id.as_deref() == Some(request_id));
         events.reverse();
         events
-    }
-
-    /// The actions of the changes that a request made.
-    pub(crate) async fn changes(&self, request_id: &str) -> Vec<String> {
-        let mut connection = self.app.database.read().await.expect("connect");
-        let changes = sqlx::query_scalar("SELECT action FROM change_events WHERE request_id = $1");
-        changes.bind(request_id).fetch_all(&mut *connection).await.expect("read the changes")
     }
 
     /// What a query finds, as one number.
@@ -244,6 +261,11 @@ impl RawConnection {
         tokio::time::timeout(LIMIT, reading).await.expect("an answer in time");
         String::from_utf8(head).expect("heads are ASCII")
     }
+}
+
+/// Whether an event says what became of something, rather than what was asked.
+fn is_change(event: &AuditEvent) -> bool {
+    event.changes.as_ref().is_some_and(|changes| changes.get("before").or(changes.get("after")).is_some())
 }
 
 /// The status and the JSON of an answer.

@@ -171,7 +171,15 @@ impl Cluster {
 
     /// Kills every process of PostgreSQL at once, and starts it again.
     pub(crate) async fn crash_database(&mut self) {
+        self.kill_database().await;
+        self.restart_database().await;
+    }
+
+    pub(crate) async fn kill_database(&mut self) {
         self.postgres.kill().await.unwrap();
+    }
+
+    pub(crate) async fn restart_database(&mut self) {
         self.postgres.restart().await.unwrap();
     }
 

@@ -286,10 +286,10 @@ fn rule_number(answer: &Answer) -> i64 {
 }
 
 /// Moments that differ from run to run of the loop, and are the same in each run of the test (xorshift64, Marsaglia 2003).
-struct Chance(u64);
+pub(crate) struct Chance(pub(crate) u64);
 
 impl Chance {
-    fn next(&mut self) -> u64 {
+    pub(crate) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

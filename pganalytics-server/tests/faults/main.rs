@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails where it stands")]
 
+mod audit;
 #[expect(dead_code, reason = "the tests of keys use it, too")]
 mod cluster;
 mod exactly_once;
