@@ -10,6 +10,8 @@ mod alert_rules;
 mod api_tokens;
 #[path = "postgres/audit_log.rs"]
 mod audit_log;
+#[path = "postgres/audit_proof/mod.rs"]
+mod audit_proof;
 #[path = "postgres/audit_writer.rs"]
 mod audit_writer;
 #[path = "postgres/collectors.rs"]

@@ -1,5 +1,6 @@
 //! The HTTP API: its layers, its routes and its document.
 
+mod client_address;
 mod error;
 mod extract;
 mod handlers;
@@ -11,6 +12,7 @@ mod sealed_reply;
 mod starting;
 mod work;
 
+pub use client_address::client_address;
 pub use error::{ApiError, ErrorBody, ServerFault};
 pub(crate) use extract::refuse_body;
 pub use extract::{ApiJson, ApiPath, ApiQuery, PageQuery, Paged};

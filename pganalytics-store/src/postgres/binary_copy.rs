@@ -14,7 +14,7 @@ pub(super) const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 const JSONB: u8 = 1;
 
 /// PostgreSQL counts time in microseconds from 2000-01-01 UTC; this is that moment's UNIX time.
-const EPOCH: i64 = 946_684_800_000_000;
+pub(super) const EPOCH: i64 = 946_684_800_000_000;
 
 /// A field of these bytes.
 pub(super) fn put_field(into: &mut Vec<u8>, value: &[u8]) {

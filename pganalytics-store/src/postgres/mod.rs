@@ -41,7 +41,12 @@ pub mod running_servers;
 pub mod session_epochs;
 pub mod users;
 
-pub use audit::{AuditWriter, PostgresAuditSink, ROW_MACS};
+pub use audit::{
+    AuditGap, AuditProgress, AuditRecoverError, AuditRecovered, AuditRecovery, AuditReport, AuditTrust,
+    AuditVerifier, AuditVerifyError, AuditWriter, ClosedLog, EraReport, ErasureOrders, EventName, Finding,
+    GapRecord, InvalidGapRecord, InvalidLeaf, Leaf, LeafBytes, LeafReader, LeafRow, LogFault, MissingLeaves,
+    NoOrders, Notice, PostgresAuditSink, ROW_MACS, Removed,
+};
 pub use config::PostgresConfig;
 pub use data_key_store::PostgresDataKeyStore;
 pub use database::{Database, DatabaseConnection};

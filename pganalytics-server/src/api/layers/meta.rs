@@ -8,11 +8,11 @@ use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use pganalytics_core::layer::{RequestId, client_address};
+use pganalytics_core::layer::RequestId;
 use tracing::Instrument;
 
-use crate::api::ServerFault;
 use crate::api::error::ErrorBody;
+use crate::api::{ServerFault, client_address};
 use crate::app::App;
 
 /// What is known of a request before anything else; in the request's extensions.
@@ -64,9 +64,8 @@ fn describe(app: &App, id: RequestId, request: &Request) -> RequestMeta {
         .get::<ConnectInfo<SocketAddr>>()
         .map_or(IpAddr::from([0, 0, 0, 0]), |ConnectInfo(address)| address.ip());
     let proxies = &app.config.http.trusted_proxies;
-    let is_proxy = |address: &IpAddr| proxies.iter().any(|network| network.contains(address));
-    let address = client_address(peer, headers, is_proxy);
-    let is_from_trusted_proxy = is_proxy(&peer.to_canonical());
+    let address = client_address(peer, headers, proxies);
+    let is_from_trusted_proxy = proxies.iter().any(|network| network.contains(&peer.to_canonical()));
     let user_agent = headers.get(header::USER_AGENT).map(|value| {
         let text = String::from_utf8_lossy(value.as_bytes());
         text[..text.floor_char_boundary(512)].into()

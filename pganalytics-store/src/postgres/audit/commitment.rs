@@ -24,6 +24,19 @@ pub(super) struct Committed<'e> {
 }
 
 impl PersonalField {
+    /// All of them, in the order of the columns.
+    pub(super) const ALL: [Self; 4] = [Self::ActorName, Self::Address, Self::UserAgent, Self::Changes];
+
+    /// The column of `audit_personal`.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::ActorName => "actor_name",
+            Self::Address => "address",
+            Self::UserAgent => "user_agent",
+            Self::Changes => "changes",
+        }
+    }
+
     /// Commits to a text under a salt of its own.
     pub(super) fn commit(self, salt: Salt, text: Cow<'_, [u8]>) -> Committed<'_> {
         let commitment = self.commitment(&salt, &text);

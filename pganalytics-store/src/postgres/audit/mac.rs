@@ -42,6 +42,11 @@ impl RowMacKey {
         let mac = self.keyed.clone().chain_update(columns).finalize().into_bytes();
         [&self.mark[..], &mac].concat()
     }
+
+    /// Whether the checksum is that of the row.
+    pub(super) fn signed(&self, columns: &[u8], mac: &[u8]) -> bool {
+        self.sign(columns) == mac
+    }
 }
 
 impl std::fmt::Debug for RowMacKey {

@@ -1,14 +1,29 @@
 //! Audit events in PostgreSQL: written by the sink and by units of work, with a checksum of their writer.
 
 mod commitment;
+mod copy_rows;
 mod insert;
+mod leaf;
+mod leaf_reader;
 mod mac;
+mod recover;
 mod row;
 mod sink;
+mod verify;
 mod writer;
 
 pub(super) use insert::insert;
+pub use leaf::{InvalidLeaf, Leaf, LeafBytes, LeafRow};
+pub use leaf_reader::LeafReader;
 pub use mac::ROW_MACS;
+pub use recover::{
+    AuditGap, AuditRecoverError, AuditRecovered, AuditRecovery, ClosedLog, GapRecord, InvalidGapRecord,
+    MissingLeaves,
+};
 pub use sink::PostgresAuditSink;
+pub use verify::{
+    AuditProgress, AuditReport, AuditTrust, AuditVerifier, AuditVerifyError, EraReport, ErasureOrders,
+    EventName, Finding, LogFault, NoOrders, Notice, Removed,
+};
 pub use writer::AuditWriter;
 pub(super) use writer::PendingNumbers;

@@ -1,0 +1,31 @@
+//! Proving the audit log against its anchors.
+
+mod compare;
+mod era;
+mod error;
+mod finding;
+mod findings;
+mod gaps;
+mod log;
+mod orders;
+mod plan;
+mod report;
+mod rows;
+pub(super) mod stored;
+mod trust;
+mod verifier;
+mod window;
+mod worker;
+mod writers;
+
+pub(super) use era::prefix_of;
+pub use error::AuditVerifyError;
+pub use finding::{EventName, Finding, LogFault};
+pub(super) use gaps::{believed, closed, closed_path};
+pub(super) use log::LogLeaves;
+pub use orders::{ErasureOrders, NoOrders, Removed};
+pub use report::{AuditReport, EraReport, Notice};
+pub(super) use stored::StoredSeal;
+pub use trust::AuditTrust;
+pub use verifier::AuditVerifier;
+pub use worker::AuditProgress;

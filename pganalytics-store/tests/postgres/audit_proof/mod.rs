@@ -1,0 +1,7 @@
+//! The audit log beside its anchors.
+
+mod fixture;
+#[path = "restore.rs"]
+mod restore_is_recovered_not_forked;
+#[path = "tampering.rs"]
+mod tampering_is_found;
