@@ -42,9 +42,9 @@ pub mod session_epochs;
 pub mod users;
 
 pub use audit::{
-    AuditGap, AuditProgress, AuditRecoverError, AuditRecovered, AuditRecovery, AuditReport, AuditTrust,
-    AuditVerifier, AuditVerifyError, AuditWriter, ClosedLog, EraReport, ErasureOrders, EventName, Finding,
-    GapRecord, InvalidGapRecord, InvalidLeaf, Leaf, LeafBytes, LeafReader, LeafRow, LogFault, MissingLeaves,
+    AuditGap, AuditProgress, AuditProver, AuditRecoverError, AuditRecovered, AuditRecovery, AuditReport,
+    AuditTrust, AuditVerifier, AuditVerifyError, AuditWriter, ClosedLog, EraReport, ErasureOrders, EventName,
+    EventProving, Finding, GapRecord, InvalidGapRecord, LeafBytes, LeafReader, LogFault, MissingLeaves,
     NoOrders, Notice, PostgresAuditSink, ROW_MACS, Removed,
 };
 pub use config::PostgresConfig;

@@ -13,7 +13,7 @@ mod verify;
 mod writer;
 
 pub(super) use insert::insert;
-pub use leaf::{InvalidLeaf, Leaf, LeafBytes, LeafRow};
+pub use leaf::LeafBytes;
 pub use leaf_reader::LeafReader;
 pub use mac::ROW_MACS;
 pub use recover::{
@@ -22,8 +22,8 @@ pub use recover::{
 };
 pub use sink::PostgresAuditSink;
 pub use verify::{
-    AuditProgress, AuditReport, AuditTrust, AuditVerifier, AuditVerifyError, EraReport, ErasureOrders,
-    EventName, Finding, LogFault, NoOrders, Notice, Removed,
+    AuditProgress, AuditProver, AuditReport, AuditTrust, AuditVerifier, AuditVerifyError, EraReport,
+    ErasureOrders, EventName, EventProving, Finding, LogFault, NoOrders, Notice, Removed,
 };
 pub use writer::AuditWriter;
 pub(super) use writer::PendingNumbers;

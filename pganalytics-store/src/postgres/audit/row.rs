@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 
 use chrono::{DateTime, Utc};
-use pganalytics_core::audit::AuditEvent;
+use pganalytics_core::audit::{AuditEvent, PersonalField};
 use pganalytics_core::random::os_random;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -11,7 +11,7 @@ use crate::postgres::StoreError;
 use crate::postgres::binary_copy::{HEADER, TRAILER, inet, put_field, put_optional, timestamp};
 use crate::postgres::text;
 
-use super::commitment::{Committed, PersonalField, Salt};
+use super::commitment::{Committed, Salt};
 use super::mac::RowMacKey;
 
 /// The columns that a writer gives, in the order in which their bytes are signed and sealed. The checksum of the row follows.
@@ -191,15 +191,19 @@ fn personal<'e>(
     [name_salt, address_salt, agent_salt, changes_salt]: [Salt; PERSONAL],
 ) -> [Option<Committed<'e>>; PERSONAL] {
     let text = |field: PersonalField, salt: Salt, text: &'e Option<String>| {
-        text.as_ref().map(|text| field.commit(salt, text.as_bytes().into()))
+        text.as_ref().map(|text| Committed::to(field, salt, text.as_bytes().into()))
     };
     let address = event.address.map(|address| match address {
-        IpAddr::V4(v4) => PersonalField::Address.commit_as(address_salt, inet(address), &v4.octets()),
-        IpAddr::V6(v6) => PersonalField::Address.commit_as(address_salt, inet(address), &v6.octets()),
+        IpAddr::V4(v4) => {
+            Committed::to_octets(PersonalField::Address, address_salt, inet(address), &v4.octets())
+        }
+        IpAddr::V6(v6) => {
+            Committed::to_octets(PersonalField::Address, address_salt, inet(address), &v6.octets())
+        }
     });
     let changes = event.changes.as_ref().map(|changes| {
         let json = serde_json::to_vec(changes).expect("a JSON value can be written");
-        PersonalField::Changes.commit(changes_salt, json.into())
+        Committed::to(PersonalField::Changes, changes_salt, json.into())
     });
     [
         text(PersonalField::ActorName, name_salt, &event.actor.name),

@@ -1,6 +1,7 @@
 //! The audit log beside its anchors.
 
 mod fixture;
+mod prove;
 #[path = "restore.rs"]
 mod restore_is_recovered_not_forked;
 #[path = "tampering.rs"]

@@ -2,10 +2,10 @@ use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::super::Leaf;
 use super::super::verify::{EventName, LogLeaves};
 use super::AuditRecoverError;
 use crate::postgres::StoreError;
+use pganalytics_core::audit::Leaf;
 
 /// How many lost events are named.
 const NAMED: usize = 10_000;

@@ -3,7 +3,6 @@ use std::ops::Range;
 use pganalytics_core::tlog::{Hash32, TileReadError};
 use sqlx::PgConnection;
 
-use super::super::{Leaf, LeafRow};
 use super::finding::{EventName, Finding};
 use super::findings::differing;
 use super::log::LogLeaves;
@@ -13,6 +12,7 @@ use super::window::Window;
 use super::worker::Worker;
 use super::writers::MacCheck;
 use crate::postgres::StoreError;
+use pganalytics_core::audit::{Leaf, LeafRow};
 
 /// What orders rows among the leaves of a seal.
 type Place = (u64, i64, uuid::Uuid);

@@ -5,8 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use chrono::{Datelike, NaiveDate};
 
-use super::super::{Leaf, LeafRow};
 use super::finding::{EventName, Finding};
+use pganalytics_core::audit::{Leaf, LeafRow};
 
 /// How many findings of a kind are kept: the first.
 const KEPT: usize = 1000;

@@ -1,6 +1,6 @@
 use std::fmt::Debug;
 
-use super::super::LeafRow;
+use pganalytics_core::audit::LeafRow;
 
 /// What somebody was allowed to remove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

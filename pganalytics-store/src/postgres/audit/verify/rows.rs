@@ -1,10 +1,12 @@
 use bytes::Bytes;
+use chrono::{DateTime, SecondsFormat, Utc};
 use futures::StreamExt;
+use pganalytics_core::audit::PersonalField;
 use sqlx::PgConnection;
+use uuid::Uuid;
 
-use super::super::commitment::PersonalField;
 use super::super::copy_rows::CopyRows;
-use super::super::leaf::{LEAF_FIELDS, LeafBytes, LeafRow, ROW};
+use super::super::leaf::{LEAF_FIELDS, LeafBytes, ROW};
 use super::window::Window;
 use crate::postgres::StoreError;
 
@@ -17,7 +19,7 @@ const COLUMNS: &str = "e.at, e.id, e.writer, e.writer_sequence, e.actor_kind, e.
     p.actor_name, p.actor_name_salt, p.address, p.address_salt, p.user_agent, p.user_agent_salt, p.changes, \
     p.changes_salt";
 
-/// Rows of a window with their personal fields, in the order of leaves.
+/// Rows with their personal fields.
 pub(super) struct AuditRows<'c>(CopyRows<'c>);
 
 /// A row with its personal fields.
@@ -36,14 +38,33 @@ pub(super) struct StoredField<'r> {
 }
 
 impl<'c> AuditRows<'c> {
+    /// The rows of a window, in the order of leaves.
     pub(super) async fn select(
         connection: &'c mut PgConnection,
         window: &Window,
     ) -> Result<Self, StoreError> {
+        Self::copy(connection, &format!("{} ORDER BY e.xid, e.at, e.id", window.condition())).await
+    }
+
+    /// The row of an event.
+    pub(super) async fn one(
+        connection: &'c mut PgConnection,
+        at: DateTime<Utc>,
+        id: Uuid,
+    ) -> Result<Option<AuditRow>, StoreError> {
+        let at = at.to_rfc3339_opts(SecondsFormat::Micros, true);
+        let condition = format!("e.at = '{at}'::timestamptz AND e.id = '{id}'::uuid");
+        let mut rows = Self::copy(connection, &condition).await?;
+        let row = rows.next().await?;
+        // There is no second one, but the end of the statement has to be read.
+        while rows.next().await?.is_some() {}
+        Ok(row)
+    }
+
+    async fn copy(connection: &'c mut PgConnection, condition: &str) -> Result<Self, StoreError> {
         let statement = format!(
             "COPY (SELECT {COLUMNS} FROM audit_events e LEFT JOIN audit_personal p ON p.at = e.at AND p.id = e.id \
-             WHERE {} ORDER BY e.xid, e.at, e.id) TO STDOUT (FORMAT binary)",
-            window.condition()
+             WHERE {condition}) TO STDOUT (FORMAT binary)"
         );
         let source = connection.copy_out_raw(&statement).await?.boxed();
         Ok(Self(CopyRows::new(source, LEAF_FIELDS + PERSONAL_FIELDS)))
@@ -87,16 +108,6 @@ impl StoredField<'_> {
             (_, text) => text,
         };
         self.field.commitment(salt, hashed) == *commitment
-    }
-}
-
-/// The commitment of a row to a field.
-pub(super) fn commitment_of<'l>(row: &LeafRow<'l>, field: PersonalField) -> Option<&'l [u8; 32]> {
-    match field {
-        PersonalField::ActorName => row.actor_name_commitment,
-        PersonalField::Address => row.address_commitment,
-        PersonalField::UserAgent => row.user_agent_commitment,
-        PersonalField::Changes => row.changes_commitment,
     }
 }
 

@@ -4,14 +4,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 
-use super::super::LeafRow;
 use super::finding::{EventName, Finding};
 use super::findings::Findings;
 use super::orders::{ErasureOrders, Removed};
-use super::rows::{AuditRow, AuditRows, commitment_of};
+use super::rows::{AuditRow, AuditRows};
 use super::window::Window;
 use super::writers::{MacCheck, Tally, WriterKeys};
 use crate::postgres::StoreError;
+use pganalytics_core::audit::LeafRow;
 
 /// How many leaves are counted before the progress is told.
 const STRIDE: u64 = 4096;
@@ -94,7 +94,7 @@ impl Worker {
     pub(super) fn personal(&mut self, row: &AuditRow, leaf: &LeafRow<'_>, event: impl Fn() -> EventName) {
         let (mut gone, mut edited) = (Vec::new(), Vec::new());
         for stored in row.personal() {
-            match (commitment_of(leaf, stored.field), stored.value) {
+            match (leaf.commitment(stored.field), stored.value) {
                 (None, None) => {}
                 (Some(_), None) => gone.push(stored.field.name()),
                 (Some(commitment), Some(_)) if stored.opens(commitment) => self.counts.personal += 1,

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use pganalytics_core::keys::{FieldCipher, FieldCipherError};
 use uuid::Uuid;
 
-use super::super::LeafRow;
 use super::super::mac::RowMacKey;
 use super::finding::{EventName, Finding};
 use super::report::Notice;
+use pganalytics_core::audit::LeafRow;
 
 /// How many missing ranges of a writer are told.
 const TOLD: usize = 20;
