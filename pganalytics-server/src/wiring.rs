@@ -33,7 +33,7 @@ use pganalytics_core::ids::InstanceId;
 use pganalytics_core::keys::{
     DataKeyStore, FieldCipher, FieldCipherError, InvalidKeyName, KeyError, KeyManager, MemoryDataKeyStore,
 };
-use pganalytics_core::random::{OsRandom, Random};
+use pganalytics_core::random::{BufferedRandom, OsRandom, Random};
 use pganalytics_core::revocation::Freshness;
 use pganalytics_core::secret::SecretString;
 use pganalytics_core::session::{SessionLimit, SessionStore, WhenFull};
@@ -243,7 +243,7 @@ pub async fn services_with_clock(
     let keys = keys(&config, signing, data, &clock).await?;
     authenticate(&database, &keys.cipher).await?;
     let phase = encryption_phase(&database).await?;
-    let random: Arc<dyn Random> = Arc::new(OsRandom);
+    let random: Arc<dyn Random> = Arc::new(BufferedRandom::new(OsRandom));
     let audit = audit::access_log(&config.audit, &database, &clock, &random).await?;
     assemble(config, process, (clock, random), database, Opened { keys, phase, audit })
 }

@@ -312,8 +312,9 @@ impl Access {
         let action = facts.action.unwrap_or_else(|| actions.of(&self.method));
         let actor = facts.actor.unwrap_or_else(Actor::anonymous);
         let outcome = facts.outcome.unwrap_or_else(|| ended.outcome());
-        let id = EventId(random.uuid_v7(&**clock));
-        let mut event = AuditEvent::new(id, clock.now(), actor, action, outcome);
+        let at = clock.now();
+        let id = EventId(random.uuid_v7_at(at));
+        let mut event = AuditEvent::new(id, at, actor, action, outcome);
         event.resource = facts.resource;
         event.reason = facts.reason.or_else(|| ended.reason().map(str::to_owned));
         event.changes = Some(details(std::mem::take(&mut self.path), ended.status()));

@@ -44,7 +44,11 @@ impl SessionId {
 
 impl fmt::Display for SessionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", hex::encode(self.shard), hex::encode(self.unique))
+        let mut digits = [0; 40];
+        let (shard, unique) = digits.split_at_mut(8);
+        hex::encode_to_slice(self.shard, shard).expect("4 bytes are 8 digits");
+        hex::encode_to_slice(self.unique, unique).expect("16 bytes are 32 digits");
+        f.write_str(str::from_utf8(&digits).expect("hex digits are ASCII"))
     }
 }
 
