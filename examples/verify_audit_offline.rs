@@ -1,0 +1,397 @@
+//! Verifies an audit log as an outsider: without the database, the server or anything of them but the key, which has to come to
+//! you by another way than the files.
+//!
+//! ```text
+//! cargo run -p examples --example verify_audit_offline -- example.com/audit/1 'example.com/audit+1a2b3c4d+AZ…' tiles/era-1 events.jsonl
+//! ```
+//!
+//! The folder is a copy of what the log keeps in its backup target: `checkpoint`, `checkpoints/…` and `tile/…`. Each line of the
+//! other files is an event as the server exports it, or the proof of one. The checkpoint's signature is verified, the whole tree
+//! from its entries up to the root that was signed, the chain of anchored checkpoints, and that each event of the files is what
+//! the log has. An export has no salts, so of personal fields only those in proofs can be verified.
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{BufRead, BufReader, ErrorKind};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use async_trait::async_trait;
+use bytes::Bytes;
+use pganalytics_core::audit::{AuditEvent, EventProof, Leaf, LeafRow};
+use pganalytics_core::backup::{
+    BackupTarget, BackupTargetError, Capabilities, ObjectInfo, ObjectPath, PutMode, Sha256Digest, Upload,
+};
+use pganalytics_core::error::BackendError;
+use pganalytics_core::tlog::{
+    AuthenticTree, CheckpointPolicy, LogVerifier, TILE_WIDTH, TileKind, TilePath, TileReader, TreeSize,
+};
+use pganalytics_crypto::ed25519::verify;
+use uuid::Uuid;
+
+/// What was verified.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Verified {
+    entries: u64,
+    anchors: u64,
+    events: u64,
+    personal_fields: u64,
+}
+
+/// Verifies a log, and the events of these files.
+async fn verify_log(policy: &CheckpointPolicy, tiles: &Path, files: &[PathBuf]) -> anyhow::Result<Verified> {
+    let reader = TileReader::new(Arc::new(Folder(tiles.to_owned())));
+    let published = reader.checkpoint().await?.context("the folder has no `checkpoint`")?;
+    let published = published.verify(policy, &verify)?;
+    let checkpoint = published.checkpoint().clone();
+    println!("{} has {} entries, signed with a trusted key", checkpoint.origin(), checkpoint.size());
+    let mut tree = AuthenticTree::open(reader.clone(), checkpoint.clone()).await?;
+    LogVerifier::new(tree.clone()).verify_bundles(&mut |_| {}).await?;
+    let anchors = follow_anchors(policy, &reader, &mut tree).await?;
+    let mut log = Log::read(&reader, checkpoint.size()).await?;
+    let mut verified = Verified { entries: checkpoint.size().0, anchors, ..Verified::default() };
+    for file in files {
+        let lines = BufReader::new(fs::File::open(file)?).lines();
+        for (number, line) in lines.enumerate() {
+            let place = || format!("{}, line {}", file.display(), number + 1);
+            verified.personal_fields += check(&line?, policy, &mut log).with_context(place)?;
+            verified.events += 1;
+        }
+    }
+    Ok(verified)
+}
+
+/// Each anchored checkpoint is signed, and the tree has grown through it.
+async fn follow_anchors(
+    policy: &CheckpointPolicy,
+    reader: &TileReader,
+    tree: &mut AuthenticTree,
+) -> anyhow::Result<u64> {
+    let (mut size, mut anchors) = (TreeSize::EMPTY, 0);
+    while size < tree.size() {
+        let anchor = reader.anchored_after(size).await?;
+        let anchor = anchor.with_context(|| format!("no checkpoint is anchored after {size} entries"))?;
+        let anchor = anchor.verify(policy, &verify)?;
+        tree.check_grown_from(anchor.checkpoint()).await?;
+        ensure!(anchor.checkpoint().size() > size, "the checkpoint after {size} entries has none more");
+        size = anchor.checkpoint().size();
+        anchors += 1;
+    }
+    Ok(anchors)
+}
+
+/// Checks a line; yields how many personal fields were verified.
+fn check(line: &str, policy: &CheckpointPolicy, log: &mut Log) -> anyhow::Result<u64> {
+    let value: serde_json::Value = serde_json::from_str(line)?;
+    if value.get("proof").is_some() {
+        let proved = EventProof::parse(line.as_bytes())?.verify(policy, &verify)?;
+        return Ok(proved.to_json()["event"].as_object().map_or(0, |event| {
+            ["actor_name", "address", "user_agent", "changes"]
+                .iter()
+                .filter(|field| event.contains_key(**field))
+                .count()
+        }) as u64);
+    }
+    let event: AuditEvent = serde_json::from_value(value)?;
+    let entry = log.entry(event.id.0).with_context(|| format!("the log has no event {}", event.id.0))?;
+    let Leaf::Row(row) = Leaf::parse(entry)? else {
+        bail!("the log has only a digest of it: ask for its proof")
+    };
+    ensure!(is_same(&event, &row), "the log has {} instead", row.to_json());
+    Ok(0)
+}
+
+/// Whether an exported event is what the log has, but for its personal fields.
+fn is_same(event: &AuditEvent, row: &LeafRow<'_>) -> bool {
+    let resource = event.resource.as_ref();
+    row.at().map(|at| at.timestamp_micros()) == Some(event.at.timestamp_micros())
+        && row.actor_kind == event.actor.kind.as_str()
+        && row.actor_id == event.actor.id.as_deref()
+        && row.actor_role == event.actor.role.as_deref()
+        && row.action == event.action.as_str()
+        && row.resource_type == resource.map(|resource| &*resource.kind)
+        && row.resource_id == resource.and_then(|resource| resource.id.as_deref())
+        && row.outcome == event.outcome.as_str()
+        && row.reason == event.reason.as_deref()
+        && row.request_id == event.request_id.as_deref()
+        && row.session_id.map(str::to_owned) == event.session.map(|session| session.to_string())
+        && row.provider == event.provider.as_deref()
+}
+
+/// The entries of the log by the ids of their events. They were verified; of a log that does not fit in memory keep the places.
+struct Log(HashMap<Uuid, Bytes>);
+
+impl Log {
+    async fn read(reader: &TileReader, size: TreeSize) -> anyhow::Result<Self> {
+        let mut entries = HashMap::new();
+        for tile in 0..size.0.div_ceil(TILE_WIDTH) {
+            let path = TilePath::in_tree(TileKind::Entries, tile, size).context("the tree has this tile")?;
+            for entry in reader.entries(&path).await? {
+                if let Ok(Leaf::Row(row)) = Leaf::parse(&entry) {
+                    entries.insert(row.id, entry.clone());
+                }
+            }
+        }
+        Ok(Self(entries))
+    }
+
+    fn entry(&self, id: Uuid) -> Option<&[u8]> {
+        self.0.get(&id).map(|entry| &entry[..])
+    }
+}
+
+/// A folder that is only read.
+#[derive(Debug)]
+struct Folder(PathBuf);
+
+impl Folder {
+    fn read(&self, path: &ObjectPath) -> Result<Option<Bytes>, BackupTargetError> {
+        match fs::read(self.0.join(path.as_str())) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(BackupTargetError::Backend(BackendError::never("folder", error))),
+        }
+    }
+}
+
+const READ_ONLY: BackupTargetError =
+    BackupTargetError::Unsupported { target: "a folder that is only read", operation: "do more than read" };
+
+#[async_trait]
+impl BackupTarget for Folder {
+    fn name(&self) -> &'static str {
+        "folder"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default()
+    }
+
+    async fn get(
+        &self,
+        path: &ObjectPath,
+        range: Option<Range<u64>>,
+    ) -> Result<Option<Bytes>, BackupTargetError> {
+        let Some(bytes) = self.read(path)? else { return Ok(None) };
+        let within = |place: u64| usize::try_from(place).unwrap_or(usize::MAX).min(bytes.len());
+        let range = range.map_or(0..bytes.len(), |range| within(range.start)..within(range.end));
+        Ok(Some(bytes.slice(range)))
+    }
+
+    async fn put(&self, _: &ObjectPath, _: Bytes, _: PutMode) -> Result<(), BackupTargetError> {
+        Err(READ_ONLY)
+    }
+
+    async fn upload(&self, _: &ObjectPath, _: PutMode) -> Result<Box<dyn Upload>, BackupTargetError> {
+        Err(READ_ONLY)
+    }
+
+    async fn head(&self, _: &ObjectPath) -> Result<Option<ObjectInfo>, BackupTargetError> {
+        Err(READ_ONLY)
+    }
+
+    async fn list(
+        &self,
+        _: Option<&ObjectPath>,
+        _: Option<&ObjectPath>,
+        _: usize,
+    ) -> Result<Vec<ObjectInfo>, BackupTargetError> {
+        Err(READ_ONLY)
+    }
+
+    async fn delete(&self, _: &ObjectPath) -> Result<bool, BackupTargetError> {
+        Err(READ_ONLY)
+    }
+
+    async fn checksum(&self, path: &ObjectPath) -> Result<Option<Sha256Digest>, BackupTargetError> {
+        Ok(self.read(path)?.map(|bytes| Sha256Digest::of(&bytes)))
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [log, key, tiles, files @ ..] = &arguments[..] else {
+        bail!("give the name of the log, its key, the folder of its tiles, and files of events");
+    };
+    let policy = CheckpointPolicy::new(log.parse()?, [key.parse()?])?;
+    let files: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
+    let Verified { entries, anchors, events, personal_fields } =
+        verify_log(&policy, Path::new(tiles), &files).await?;
+    println!("{entries} entries lead to the root that was signed, through {anchors} anchored checkpoints");
+    println!(
+        "{events} events of the files are in the log; {personal_fields} personal fields are as recorded"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use pganalytics_core::audit::{Actor, Opening, Outcome, PersonalField, Resource};
+    use pganalytics_core::clock::SystemClock;
+    use pganalytics_core::ids::EventId;
+    use pganalytics_core::signing::MemorySigningKeyStore;
+    use pganalytics_core::tlog::{
+        Checkpoint, LeafIndex, NoteSigner, SignedCheckpoint, TileStore, TreeEdge, TreeGrowth,
+    };
+    use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig};
+    use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig};
+    use pganalytics_store::LocalBackupTarget;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    const LOG: &str = "example.com/audit/1";
+    const SALT: [u8; 16] = [7; 16];
+
+    fn event(number: u128) -> AuditEvent {
+        let (at, action) = ("2026-01-01T00:00:00Z".parse().unwrap(), "user.update".parse().unwrap());
+        let id = EventId(Uuid::from_u128(number));
+        let mut event = AuditEvent::new(id, at, Actor::system("test"), action, Outcome::Success)
+            .with_resource(Resource::new("user", number));
+        event.actor.name = None;
+        event
+    }
+
+    /// The entry of an event with the name of its actor.
+    fn entry(event: &AuditEvent) -> Bytes {
+        let mut entry = vec![1];
+        let mut put = |value: Option<&[u8]>| {
+            let length = value.map_or(-1, |value| value.len() as i32);
+            entry.extend_from_slice(&length.to_be_bytes());
+            entry.extend_from_slice(value.unwrap_or_default());
+        };
+        let micros = event.at.timestamp_micros() - 946_684_800_000_000;
+        put(Some(&micros.to_be_bytes()));
+        put(Some(event.id.0.as_bytes()));
+        put(Some(&[8; 16]));
+        put(Some(&0_i64.to_be_bytes()));
+        let resource = event.resource.as_ref().unwrap();
+        let (kind, action) = (event.actor.kind.as_str(), event.action.as_str());
+        for text in [Some(kind), None, None, Some(action), Some(&*resource.kind), resource.id.as_deref()] {
+            put(text.map(str::as_bytes));
+        }
+        for text in [Some(event.outcome.as_str()), None, None, None, None] {
+            put(text.map(str::as_bytes));
+        }
+        put(Some(&PersonalField::ActorName.commitment(&SALT, b"Ada")));
+        for _ in 0..4 {
+            put(None);
+        }
+        put(Some(&1_i16.to_be_bytes()));
+        put(Some(&700_u64.to_be_bytes()));
+        entry.into()
+    }
+
+    struct Fixture {
+        folder: TempDir,
+        signer: NoteSigner,
+    }
+
+    impl Fixture {
+        /// A log of 300 events in three seals.
+        async fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let key = "sign".parse().unwrap();
+            let keys =
+                FileKeyManagerConfig::new(folder.path().join("keys")).creating(["sign".parse().unwrap()]);
+            let keys = Arc::new(FileKeyManager::open(&keys, Arc::new(SystemClock)).unwrap());
+            let (store, config) = (Arc::new(MemorySigningKeyStore::new()), Ed25519SignerConfig::new(key));
+            let signer = Ed25519Signer::connect(store, keys, Arc::new(SystemClock), config).await.unwrap();
+            let signer = NoteSigner::new("example.com/audit".parse().unwrap(), Arc::new(signer));
+            let fixture = Self { folder, signer };
+            let mut edge = TreeEdge::new();
+            for seal in 0..3 {
+                edge = fixture.seal(edge, seal * 100..seal * 100 + 100).await;
+            }
+            fixture
+        }
+
+        fn tiles(&self) -> PathBuf {
+            self.folder.path().join("tiles")
+        }
+
+        async fn policy(&self) -> CheckpointPolicy {
+            let keys = self.signer.verifier_keys().await.unwrap();
+            CheckpointPolicy::new(LOG.parse().unwrap(), keys).unwrap()
+        }
+
+        async fn seal(&self, edge: TreeEdge, events: Range<u128>) -> TreeEdge {
+            let store = TileStore::new(Arc::new(LocalBackupTarget::open(self.tiles()).unwrap())).unwrap();
+            let mut growth = TreeGrowth::new(edge);
+            for number in events {
+                growth.append(entry(&event(number))).unwrap();
+            }
+            let checkpoint = Checkpoint::new(LOG.parse().unwrap(), growth.size(), growth.root()).unwrap();
+            let note = self.signer.sign_note(checkpoint.to_text().unwrap()).await.unwrap();
+            store.extend(&growth, &SignedCheckpoint::new(note).unwrap()).await.unwrap();
+            growth.into_edge()
+        }
+
+        async fn proof(&self, number: u64, name: &str) -> String {
+            let reader = TileReader::new(Arc::new(Folder(self.tiles())));
+            let published = reader.checkpoint().await.unwrap().unwrap();
+            let mut tree = AuthenticTree::open(reader, published.unverified().clone()).await.unwrap();
+            let index = LeafIndex(number);
+            let proof = tree.prove_inclusion(index).await.unwrap();
+            let opening = Opening { field: PersonalField::ActorName, value: name.into(), salt: SALT.into() };
+            let entry = entry(&event(number.into()));
+            EventProof::new((&entry, None), (index, proof), published, vec![opening]).to_string()
+        }
+
+        async fn verify(&self, lines: &[String]) -> anyhow::Result<Verified> {
+            let file = self.folder.path().join("events.jsonl");
+            fs::write(&file, lines.join("\n")).unwrap();
+            verify_log(&self.policy().await, &self.tiles(), &[file]).await
+        }
+    }
+
+    fn exported(event: &AuditEvent) -> String {
+        serde_json::to_string(event).unwrap()
+    }
+
+    #[tokio::test]
+    async fn exported_events_and_proofs_are_verified() {
+        let fixture = Fixture::new().await;
+        let lines = [exported(&event(0)), exported(&event(299)), fixture.proof(123, "Ada").await];
+        let verified = fixture.verify(&lines).await.unwrap();
+        assert_eq!(verified, Verified { entries: 300, anchors: 3, events: 3, personal_fields: 1 });
+    }
+
+    #[tokio::test]
+    async fn events_that_the_log_does_not_have_are_named() {
+        let fixture = Fixture::new().await;
+        let mut edited = event(7);
+        edited.outcome = Outcome::Denied;
+        let lines =
+            [exported(&edited), exported(&event(300)), fixture.proof(123, "Eve").await, "{}".to_owned()];
+        for line in lines {
+            let error = fixture.verify(&[exported(&event(1)), line]).await.unwrap_err();
+            assert!(error.to_string().ends_with("line 2"), "{error:#}");
+        }
+    }
+
+    #[tokio::test]
+    async fn tiles_that_were_changed_are_refused() {
+        let fixture = Fixture::new().await;
+        let bundle = fixture.tiles().join("tile/entries/000");
+        let mut entries = fs::read(&bundle).unwrap();
+        entries[100] ^= 1;
+        fs::write(&bundle, entries).unwrap();
+        let error = fixture.verify(&[]).await.unwrap_err();
+        assert!(error.to_string().contains("entry 0"), "{error:#}");
+    }
+
+    #[tokio::test]
+    async fn log_of_another_key_or_without_its_anchors_is_refused() {
+        let fixture = Fixture::new().await;
+        let others = Fixture::new().await.policy().await;
+        verify_log(&others, &fixture.tiles(), &[]).await.unwrap_err();
+        fs::remove_file(fixture.tiles().join("checkpoints/after-00000000000000000100")).unwrap();
+        let error = fixture.verify(&[]).await.unwrap_err();
+        assert!(error.to_string().contains("after 100 entries"), "{error:#}");
+    }
+}
