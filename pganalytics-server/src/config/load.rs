@@ -124,7 +124,7 @@ fn describe(error: &FigmentError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::KeyManagerConfig;
+    use crate::config::{AuditSinkConfig, KeyManagerConfig};
     use crate::secret_ref::SecretRef;
 
     fn load_text(text: &str) -> Result<ServerConfig, ConfigError> {
@@ -176,6 +176,27 @@ mod tests {
             panic!()
         };
         assert_eq!(file.path, Path::new("/keys"), "the type may be left out");
+    }
+
+    #[test]
+    fn sinks_of_the_audit_log_are_a_list_of_forms() {
+        let sinks = "[[audit.sinks]]\ntype = 'stdout'\n\
+             [[audit.sinks]]\ntype = 'file'\npath = '/log/audit.jsonl'\nrequired = true\n\
+             [[audit.sinks]]\ntype = 'syslog'\nserver = 'logs.example.org:6514'\nname = 'soc'";
+        let config = load_text(sinks).unwrap().audit;
+        let [AuditSinkConfig::Stdout(_), AuditSinkConfig::File(file), AuditSinkConfig::Syslog(syslog)] =
+            config.sinks.as_slice()
+        else {
+            panic!("{:?}", config.sinks)
+        };
+        assert_eq!((file.name.as_str(), file.required, file.keep.get()), ("file", true, 30));
+        assert_eq!((syslog.name.as_str(), syslog.server.port, syslog.tls), ("soc", 6514, true));
+        for wrong in ["type = 'stdout'\npath = '/x'", "type = 'file'", "type = 'mail'"] {
+            let message = load_text(&format!("[[audit.sinks]]\n{wrong}")).unwrap_err().to_string();
+            assert!(message.contains("audit.sinks"), "{wrong}: {message}");
+        }
+        let message = load_text("[audit]\nfail_closed = ['writes']").unwrap_err().to_string();
+        assert!(message.contains("`changes`"), "{message}");
     }
 
     #[test]

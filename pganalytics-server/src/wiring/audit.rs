@@ -120,3 +120,28 @@ pub(super) fn check(config: &AuditConfig) -> Result<(), WiringError> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::error_chain;
+
+    fn checked(sink: &str) -> Result<(), WiringError> {
+        let config = AuditConfig { sinks: vec![toml::from_str(sink).unwrap()], ..AuditConfig::default() };
+        check(&config)
+    }
+
+    #[test]
+    fn syslog_that_cannot_work_is_refused_by_its_name() {
+        let syslog = "type = 'syslog'\nname = 'soc'\nserver = 'localhost:6514'\n";
+        for (wrong, expected) in [
+            ("tls_authorities = '/surely/not/there.pem'", "No such file"),
+            ("tls_certificate = '/etc/hosts'", "go together"),
+            ("structured_data_id = 'a b'", "structured_data_id"),
+        ] {
+            let refused = error_chain(&checked(&format!("{syslog}{wrong}")).unwrap_err());
+            assert!(refused.contains("`soc`") && refused.contains(expected), "{refused}");
+        }
+        checked(&format!("{syslog}tls = false")).unwrap();
+    }
+}

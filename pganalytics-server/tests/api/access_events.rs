@@ -2,7 +2,7 @@
 
 use pganalytics_core::audit::{ActorKind, AuditEvent, Outcome};
 use pganalytics_core::users::Role;
-use pganalytics_server::config::{Bounded, RequestClass};
+use pganalytics_server::config::{AuditFileConfig, AuditSinkConfig, Bounded, RequestClass};
 use pganalytics_testkit::wait_until;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
@@ -175,6 +175,42 @@ async fn a_request_whose_client_hangs_up_is_recorded_once() {
     let event = event_of(&server, "hung-up").await;
     assert_ne!(event.outcome, Outcome::Success, "{event:?}");
     assert_eq!(event.actor.kind, ActorKind::Collector);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_gets_what_the_database_gets() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let sink = AuditFileConfig {
+        name: "copy".into(),
+        required: true,
+        path: path.clone(),
+        max_bytes: Bounded::new(1_000_000),
+        daily: false,
+        keep: Bounded::new(1),
+    };
+    let with_file = TestServer::start_with(|config| config.audit.sinks = vec![AuditSinkConfig::File(sink)]);
+    let Some(server) = with_file.await else { return };
+    assert_eq!(status_of(server.get("/users?x\u{202e}"), "copied").await, 401);
+    let event = event_of(&server, "copied").await;
+    let lines = std::fs::read_to_string(&path).unwrap();
+    let copies: Vec<AuditEvent> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let copies: Vec<_> = copies.into_iter().filter(|copy| copy.id == event.id).collect();
+    assert_eq!(copies, [event]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_recorded_where_that_is_turned_off() {
+    let Some(server) = TestServer::start_with(|config| config.audit.requests = false).await else { return };
+    let admin = server.sign_in("admin", Role::Admin).await;
+    let user = json!({ "username": "new", "password": PASSWORD, "role": "viewer" });
+    let create = server.post("/users").bearer_auth(&admin).json(&user);
+    assert_eq!(status_of(create, "made").await, 201);
+    assert!(!server.app.config.audit.folder.exists());
+    assert_eq!(server.changes("made").await, ["user.create"]);
+    assert_eq!(server.number("SELECT count(*) FROM audit_events WHERE request_id IS NOT NULL").await, 1);
+    let (_, health) = answer(server.get("/health")).await;
+    assert!(health.get("audit").is_none(), "{health}");
 }
 
 /// Fills the spill of a server.

@@ -105,7 +105,7 @@ mod tests {
         assert!(row.address_commitment.is_some() && row.changes_commitment.is_none());
         assert_eq!((row.mac, row.era, row.xid), (Some(b"mac".as_slice()), 3, u64::MAX));
         assert_eq!(row.signed, columns);
-        let bytes = LeafBytes::new(bytes.into());
+        let bytes = LeafBytes::new(bytes.clone().into());
         assert_eq!((bytes.row(), bytes.xid()), (Ok(row), Some(u64::MAX)));
     }
 
