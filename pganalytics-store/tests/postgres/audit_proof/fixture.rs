@@ -1,5 +1,6 @@
 //! A log that is written, sealed and verified.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
@@ -77,11 +78,17 @@ impl ProvedLog {
     }
 
     /// Stores events in one transaction each.
-    pub(crate) async fn append(&self, numbers: std::ops::Range<u128>) {
+    pub(crate) async fn append(&self, numbers: Range<u128>) {
         let sink = PostgresAuditSink::new(self.database.clone());
         for number in numbers {
             sink.append(&[event(number)]).await.unwrap();
         }
+    }
+
+    /// Stores events in one transaction.
+    pub(crate) async fn append_at_once(&self, numbers: Range<u128>) {
+        let events: Vec<AuditEvent> = numbers.map(event).collect();
+        PostgresAuditSink::new(self.database.clone()).append(&events).await.unwrap();
     }
 
     pub(crate) fn note_signer(&self) -> NoteSigner {

@@ -1,5 +1,6 @@
 //! The audit log beside its anchors.
 
+mod erasure;
 mod fixture;
 mod prove;
 #[path = "restore.rs"]

@@ -1,5 +1,7 @@
 //! What somebody who owns the database can do, past all its triggers and privileges, and what the verification says of it.
 
+use std::sync::{Arc, Mutex};
+
 use pganalytics_core::backup::{BackupTarget, PutMode};
 use pganalytics_store::postgres::{Finding, LogFault, Notice};
 
@@ -23,6 +25,39 @@ async fn untouched_log_is_clean() {
     let [era] = &report.eras[..] else { panic!("{report}") };
     assert_eq!((era.size, era.seals), (30, 3));
     assert!(report.to_string().ends_with("nothing is wrong"), "{report}");
+}
+
+#[tokio::test]
+async fn untouched_log_of_many_seals_is_clean() {
+    let Some(log) = ProvedLog::empty().await else { return };
+    // A transaction that is open for long, whose rows are sealed long after those around them.
+    let mut long = log.database.begin().await.unwrap();
+    sqlx::query("SELECT pg_current_xact_id()").execute(&mut *long).await.unwrap();
+    for seal in 0..25 {
+        log.append_at_once(seal * 100..seal * 100 + 100).await;
+        if seal == 20 {
+            let row = "INSERT INTO audit_events (at, id, writer, writer_sequence, actor_kind, action, outcome) \
+                VALUES (now(), gen_random_uuid(), gen_random_uuid(), 0, 'user', 'user.create', 'success')";
+            sqlx::query(row).execute(&mut *long).await.unwrap();
+            long.commit().await.unwrap();
+            long = log.database.begin().await.unwrap();
+        }
+        log.seal().await;
+    }
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let progress = told.clone();
+    let verifier = log.verifier().await.with_workers(4);
+    let report = verifier.verify(move |progressed| progress.lock().unwrap().push(progressed)).await.unwrap();
+    assert!(report.is_clean(), "{report}");
+    assert_eq!((report.rows, report.unsealed, report.macs), (2501, 0, 2500));
+    let last = told.lock().unwrap().iter().map(|progressed| progressed.done).max();
+    assert_eq!(last, Some(2501));
+    // Many damages at once, the first of each kind first.
+    log.attack("UPDATE audit_events SET reason = 'x' WHERE writer_sequence % 5 = 4 AND mac IS NOT NULL")
+        .await;
+    let report = verifier.verify(|_| {}).await.unwrap();
+    assert_eq!(report.findings_total, 500);
+    assert_eq!(report.findings[0].event().map(|event| event.leaf), Some(Some(4)));
 }
 
 #[tokio::test]
