@@ -227,6 +227,15 @@ async fn log_that_was_cut_off_is_noticed() {
     )
     .await;
     let report = log.verify().await;
+    let deleted: Vec<_> = report
+        .findings
+        .iter()
+        .filter_map(|finding| match finding {
+            Finding::Deleted { event } => Some(event.id),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(deleted, (20..30).map(uuid).collect::<Vec<_>>(), "{report}");
     let cut_off = LogFault::CutOff { place: "anchored", before: 30, now: 20 };
     assert!(report.findings.contains(&Finding::Log { era: 1, fault: cut_off }), "{report}");
     assert!(
@@ -334,8 +343,19 @@ async fn seal_or_anchor_that_is_gone_is_named() {
     log.target.delete(&ProvedLog::path("era-1/checkpoints/after-00000000000000000010")).await.unwrap();
     assert_eq!(log.finding().await, Finding::Log { era: 1, fault: LogFault::AnchorGone { after: 10 } });
     log.attack("DELETE FROM audit_seals WHERE number = 2").await;
-    let gone = LogFault::SealGone { first: 10, last: 29 };
-    assert_eq!(log.finding().await, Finding::Log { era: 1, fault: gone });
+    let gone = Finding::Log { era: 1, fault: LogFault::SealGone { first: 10, last: 19 } };
+    assert_eq!(log.finding().await, gone);
+    // Without it the rows are still compared, by their times and ids.
+    log.attack(&format!("DELETE FROM audit_events WHERE id = {}", id(12))).await;
+    log.attack(&format!("UPDATE audit_events SET reason = 'x' WHERE id = {}", id(21))).await;
+    let report = log.verify().await;
+    let [first, Finding::Deleted { event: deleted }, Finding::Edited { event: edited, .. }] =
+        &report.findings[..]
+    else {
+        panic!("{report}")
+    };
+    assert_eq!((first, deleted.id, edited.id), (&gone, uuid(12), uuid(21)));
+    assert_eq!(report.notices, []);
 }
 
 #[tokio::test]

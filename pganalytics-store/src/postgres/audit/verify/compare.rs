@@ -19,11 +19,11 @@ type Place = (u64, i64, uuid::Uuid);
 
 /// The rows of a seal beside its leaves: both are in one order, so that what is missing on either side is known by its place.
 pub(super) struct Comparison<'w> {
-    worker: &'w mut Worker,
-    log: &'w mut LogLeaves,
-    era: i16,
-    next: u64,
-    end: u64,
+    pub(super) worker: &'w mut Worker,
+    pub(super) log: &'w mut LogLeaves,
+    pub(super) era: i16,
+    pub(super) next: u64,
+    pub(super) end: u64,
 }
 
 /// Why the rows of a seal were not compared to the end.
@@ -103,19 +103,22 @@ impl<'w> Comparison<'w> {
                 Ok(true)
             }
             std::cmp::Ordering::Equal => {
-                let event = self.name(&logged);
-                let columns = differing(&logged, leaf);
-                self.worker.tally.row(&logged, || event.clone());
-                let name = event.clone();
-                self.worker.personal(row, &logged, || name.clone());
-                self.worker.find(Finding::Edited { event, columns });
-                self.done();
+                self.edited(row, leaf, &logged);
                 Ok(true)
             }
         }
     }
 
-    async fn matched(&mut self, row: &AuditRow, leaf: &LeafRow<'_>) -> Result<(), CompareError> {
+    /// The row is not as its leaf says.
+    pub(super) fn edited(&mut self, row: &AuditRow, leaf: &LeafRow<'_>, logged: &LeafRow<'_>) {
+        let event = self.name(logged);
+        self.worker.tally.row(logged, || event.clone());
+        self.worker.personal(row, logged, || event.clone());
+        self.worker.find(Finding::Edited { event, columns: differing(logged, leaf) });
+        self.done();
+    }
+
+    pub(super) async fn matched(&mut self, row: &AuditRow, leaf: &LeafRow<'_>) -> Result<(), CompareError> {
         let (era, place) = (self.era, Some(self.next));
         let event = || EventName::of(leaf, era, place);
         self.worker.tally.row(leaf, event);
@@ -129,7 +132,7 @@ impl<'w> Comparison<'w> {
     }
 
     /// The next leaf has no row.
-    async fn missing(&mut self) -> Result<(), CompareError> {
+    pub(super) async fn missing(&mut self) -> Result<(), CompareError> {
         let entry = self.log.entry(self.next).await?;
         let Ok(Leaf::Row(logged)) = Leaf::parse(&entry) else {
             self.long_row();
@@ -159,7 +162,7 @@ impl<'w> Comparison<'w> {
         EventName::of(logged, self.era, Some(self.next))
     }
 
-    fn done(&mut self) {
+    pub(super) fn done(&mut self) {
         self.next += 1;
         self.worker.advance();
     }

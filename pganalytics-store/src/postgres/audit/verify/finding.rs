@@ -180,8 +180,9 @@ pub enum LogFault {
         /// What is wrong.
         reason: String,
     },
-    /// A seal is gone from the database, and with it what says which rows these leaves are.
-    #[error("the seal of leaves {first} to {last} is gone from the database; its rows were not compared")]
+    /// A seal is gone from the database, and with it what says which rows these leaves are. They were compared with the rows of
+    /// their times and ids, so that of this seal and the next one inserted rows are not noticed.
+    #[error("the seal of leaves {first} to {last} is gone from the database")]
     SealGone {
         /// The first leaf.
         first: u64,

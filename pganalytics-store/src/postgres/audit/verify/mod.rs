@@ -7,6 +7,7 @@ mod finding;
 mod findings;
 mod gaps;
 mod log;
+mod lookup;
 mod orders;
 mod plan;
 mod prove;

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::era::EraLog;
 use super::finding::{Finding, LogFault};
@@ -16,6 +17,8 @@ pub(super) enum Task {
         seal: usize,
         window: Option<Window>,
     },
+    /// Leaves of which no seal says any more which rows they are. Those at the end are also among the rows that wait.
+    Leaves { log: usize, leaves: Range<u64>, waiting: bool },
     /// Rows that no seal covers: of the current era they wait, of others they should not be.
     Unsealed { window: Window, current: bool },
 }
@@ -59,7 +62,9 @@ impl Plan {
             let before = self.sealed.insert(seal.rows_era, seal.snapshot.clone()).flatten();
             let known = seal.first == next && seal.snapshot.is_some();
             if seal.first > next {
-                self.fault(log, LogFault::SealGone { first: next, last: seal.end().saturating_sub(1) });
+                self.fault(log, LogFault::SealGone { first: next, last: seal.first - 1 });
+                self.leaves += seal.first - next;
+                self.tasks.push(Task::Leaves { log: place, leaves: next..seal.end(), waiting: false });
             } else if seal.first < next {
                 let reason = "its leaves are those of the seal before".into();
                 self.fault(log, LogFault::SealChanged { number: seal.number, reason });
@@ -72,6 +77,8 @@ impl Plan {
         let expected = log.lost_from.unwrap_or(log.size());
         if next < expected {
             self.fault(log, LogFault::CutOff { place: "anchored", before: expected, now: next });
+            self.leaves += expected - next;
+            self.tasks.push(Task::Leaves { log: place, leaves: next..expected, waiting: true });
         }
     }
 

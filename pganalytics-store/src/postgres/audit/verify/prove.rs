@@ -58,9 +58,12 @@ impl AuditProver {
     /// When database or target could not answer.
     pub async fn prove(&self, at: DateTime<Utc>, id: Uuid) -> Result<EventProving, AuditVerifyError> {
         let mut connection = self.database.read().await?;
-        let Some(row) = AuditRows::one(&mut connection, at, id).await? else {
-            return Ok(EventProving::NoEvent);
-        };
+        let mut rows = AuditRows::of_events(&mut connection, &[(at, id)]).await?;
+        let found = rows.next().await?;
+        // There is no second one, but what the server says after it belongs to this statement.
+        while rows.next().await?.is_some() {}
+        drop(rows);
+        let Some(row) = found else { return Ok(EventProving::NoEvent) };
         let Ok(leaf) = row.leaf.row() else { return Ok(EventProving::Differs) };
         let Some((era, index)) = place(&mut connection, &leaf).await? else {
             return Ok(EventProving::NotSealed);

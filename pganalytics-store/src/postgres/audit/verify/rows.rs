@@ -46,19 +46,16 @@ impl<'c> AuditRows<'c> {
         Self::copy(connection, &format!("{} ORDER BY e.xid, e.at, e.id", window.condition())).await
     }
 
-    /// The row of an event.
-    pub(super) async fn one(
+    /// The rows of these events, in no order.
+    pub(super) async fn of_events(
         connection: &'c mut PgConnection,
-        at: DateTime<Utc>,
-        id: Uuid,
-    ) -> Result<Option<AuditRow>, StoreError> {
-        let at = at.to_rfc3339_opts(SecondsFormat::Micros, true);
-        let condition = format!("e.at = '{at}'::timestamptz AND e.id = '{id}'::uuid");
-        let mut rows = Self::copy(connection, &condition).await?;
-        let row = rows.next().await?;
-        // There is no second one, but the end of the statement has to be read.
-        while rows.next().await?.is_some() {}
-        Ok(row)
+        events: &[(DateTime<Utc>, Uuid)],
+    ) -> Result<Self, StoreError> {
+        let key = |(at, id): &(DateTime<Utc>, Uuid)| {
+            format!("('{}'::timestamptz, '{id}'::uuid)", at.to_rfc3339_opts(SecondsFormat::Micros, true))
+        };
+        let keys: Vec<String> = events.iter().map(key).collect();
+        Self::copy(connection, &format!("(e.at, e.id) IN ({})", keys.join(", "))).await
     }
 
     async fn copy(connection: &'c mut PgConnection, condition: &str) -> Result<Self, StoreError> {

@@ -270,6 +270,14 @@ impl AuditVerifier {
                     let tree = job.logs[*log].log.clone().map(|tree| trees.entry(*log).or_insert(tree));
                     self.seal(&mut worker, &mut connection, place, (window.as_ref(), tree)).await?;
                 }
+                Task::Leaves { log, leaves, waiting } => {
+                    let era = job.logs[*log].era;
+                    let Some(tree) = job.logs[*log].log.clone() else { continue };
+                    let tree = trees.entry(*log).or_insert(tree);
+                    let comparison = Comparison::new(&mut worker, tree, era, leaves.clone());
+                    let compared = comparison.look_up(&mut connection, *waiting).await;
+                    self.compared(&worker, &mut connection, era, compared).await?;
+                }
                 Task::Unsealed { window, current: true } => {
                     self.unsealed(&mut worker, &mut connection, window).await?;
                 }
@@ -296,7 +304,19 @@ impl AuditVerifier {
         }
         let (Some(window), Some(tree)) = (window, tree) else { return Ok(()) };
         let leaves = seal.first..seal.end();
-        match Comparison::new(worker, tree, era, leaves).run(connection, window).await {
+        let compared = Comparison::new(worker, tree, era, leaves).run(connection, window).await;
+        self.compared(worker, connection, era, compared).await
+    }
+
+    /// Tiles that are not those of the tree are a finding, and the rest is compared all the same.
+    async fn compared(
+        &self,
+        worker: &Worker,
+        connection: &mut PgConnection,
+        era: i16,
+        compared: Result<(), CompareError>,
+    ) -> Result<(), AuditVerifyError> {
+        match compared {
             Ok(()) => Ok(()),
             Err(CompareError::Store(error)) => Err(error.into()),
             Err(CompareError::Tiles(error)) => {
