@@ -75,6 +75,15 @@ impl<'c> CopyRows<'c> {
     }
 }
 
+impl std::fmt::Debug for CopyRows<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CopyRows")
+            .field("fields", &self.fields)
+            .field("ended", &self.ended)
+            .finish_non_exhaustive()
+    }
+}
+
 /// How long the first fields of a row are with the number before them, if all of them are there.
 fn length_of(bytes: &[u8], fields: u16) -> Result<Option<usize>, StoreError> {
     let mut end = 2;

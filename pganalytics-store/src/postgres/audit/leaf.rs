@@ -116,8 +116,10 @@ mod tests {
             let (long, _) = leaf(Some(&vec![0; ENTRY_MAX_BYTES - short.len() + over]));
             LeafBytes::new(long.into())
         };
-        assert_eq!(longest(0).entry(), longest(0).0);
-        let (leaf, entry) = (longest(1), longest(1).entry());
+        let leaf = longest(0);
+        assert_eq!(leaf.entry(), leaf.0);
+        let leaf = longest(1);
+        let entry = leaf.entry();
         assert!(leaf.row().is_ok());
         let digest: [u8; 32] = Sha256::digest(&leaf.0).into();
         assert_eq!(Leaf::parse(&entry), Ok(Leaf::Digest(&digest)));

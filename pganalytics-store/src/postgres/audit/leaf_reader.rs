@@ -1,22 +1,13 @@
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
-use pganalytics_core::error::BackendError;
 use sqlx::PgConnection;
 
+use super::copy_rows::CopyRows;
 use super::leaf::{LEAF_COLUMNS, LEAF_FIELDS, LeafBytes, ROW};
 use crate::postgres::StoreError;
-use crate::postgres::binary_copy::{HEADER, TRAILER};
 
 /// Leaves of rows, one after the other as the database sends them. It holds no more than what came at once, which is a row.
-pub struct LeafReader<'c> {
-    source: BoxStream<'c, sqlx::Result<Bytes>>,
-    buffer: BytesMut,
-    /// Whether the header has been read.
-    begun: bool,
-    /// Whether the trailer has been read.
-    ended: bool,
-}
+pub struct LeafReader<'c>(CopyRows<'c>);
 
 impl<'c> LeafReader<'c> {
     /// Reads the rows that `selection` names: what follows the columns of `SELECT … FROM audit_events e`, like `WHERE … ORDER
@@ -34,7 +25,7 @@ impl<'c> LeafReader<'c> {
     }
 
     fn new(source: BoxStream<'c, sqlx::Result<Bytes>>) -> Self {
-        Self { source, buffer: BytesMut::new(), begun: false, ended: false }
+        Self(CopyRows::new(source, LEAF_FIELDS))
     }
 
     /// The next leaf; nothing after the last one.
@@ -42,87 +33,31 @@ impl<'c> LeafReader<'c> {
     /// # Errors
     /// When PostgreSQL could not answer, or the connection was lost before the last row.
     pub async fn next(&mut self) -> Result<Option<LeafBytes>, StoreError> {
-        while !self.ended {
-            if let Some(leaf) = self.take()? {
-                return Ok(Some(leaf));
-            }
-            if self.ended {
-                break;
-            }
-            match self.source.try_next().await? {
-                Some(chunk) if self.buffer.is_empty() => self.buffer = BytesMut::from(chunk),
-                Some(chunk) => self.buffer.extend_from_slice(&chunk),
-                None => return Err(malformed("the rows end before their trailer")),
-            }
-        }
-        // What the server says after the trailer belongs to this statement.
-        while self.source.next().await.transpose()?.is_some() {}
-        Ok(None)
-    }
-
-    /// A leaf, if all of it has come.
-    fn take(&mut self) -> Result<Option<LeafBytes>, StoreError> {
-        if !self.begun {
-            if self.buffer.len() < HEADER.len() {
-                return Ok(None);
-            }
-            if !self.buffer.starts_with(HEADER) {
-                return Err(malformed("the rows have an unknown header"));
-            }
-            self.buffer.advance(HEADER.len());
-            self.begun = true;
-        }
-        match self.buffer.first_chunk() {
-            None => return Ok(None),
-            Some(count) if *count == TRAILER => {
-                self.ended = true;
-                return Ok(None);
-            }
-            Some(count) if u16::from_be_bytes(*count) == LEAF_FIELDS => {}
-            Some(_) => return Err(malformed("a row has another number of fields")),
-        }
-        let Some(length) = row_length(&self.buffer)? else { return Ok(None) };
-        let mut row = self.buffer.split_to(length);
-        // The number of fields gives way to the version of the leaf.
-        row.advance(1);
-        row[0] = ROW;
-        Ok(Some(LeafBytes::new(row.freeze())))
+        Ok(self.0.next().await?.map(leaf_of))
     }
 }
 
 impl std::fmt::Debug for LeafReader<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("LeafReader").field("ended", &self.ended).finish_non_exhaustive()
+        f.debug_tuple("LeafReader").field(&self.0).finish()
     }
 }
 
-/// How long a row is with its number of fields, if all of it is there.
-fn row_length(bytes: &[u8]) -> Result<Option<usize>, StoreError> {
-    let mut end = 2;
-    for _ in 0..LEAF_FIELDS {
-        let Some(length) = bytes.get(end..).and_then(<[u8]>::first_chunk) else { return Ok(None) };
-        end += 4;
-        match i32::from_be_bytes(*length) {
-            -1 => {}
-            length => {
-                end += usize::try_from(length).map_err(|_| malformed("a field has a negative length"))?
-            }
-        }
-    }
-    Ok((end <= bytes.len()).then_some(end))
-}
-
-fn malformed(what: &'static str) -> StoreError {
-    BackendError::never("postgres", what).into()
+/// The leaf of a row as COPY wrote it.
+pub(super) fn leaf_of(mut row: BytesMut) -> LeafBytes {
+    // The number of fields gives way to the version.
+    let mut leaf = row.split_off(1);
+    leaf[0] = ROW;
+    LeafBytes::new(leaf.freeze())
 }
 
 #[cfg(test)]
 mod tests {
-    use futures::stream;
+    use futures::{StreamExt, stream};
     use proptest::prelude::*;
 
     use super::*;
-    use crate::postgres::binary_copy::{put_field, put_optional};
+    use crate::postgres::binary_copy::{HEADER, TRAILER, put_field, put_optional};
 
     fn copied(rows: &[Vec<Option<Vec<u8>>>]) -> Vec<u8> {
         let mut bytes = HEADER.to_vec();

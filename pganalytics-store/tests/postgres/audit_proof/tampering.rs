@@ -179,6 +179,30 @@ async fn row_changed_before_it_was_sealed_is_named() {
 }
 
 #[tokio::test]
+async fn checksum_of_a_key_that_is_not_there_is_no_way_out() {
+    let Some(log) = ProvedLog::sealed().await else { return };
+    log.append(40..42).await;
+    log.attack(&format!(
+        "UPDATE audit_events SET reason = 'x', mac = set_byte(mac, 3, 99) WHERE id = {}",
+        id(40)
+    ))
+    .await;
+    let Finding::WrongMac { event } = log.finding().await else { panic!() };
+    assert_eq!(event.id, uuid(40));
+    // A writer that was made up altogether is told of.
+    log.attack(&format!("UPDATE audit_events SET writer = gen_random_uuid() WHERE id = {}", id(40))).await;
+    let report = log.verify().await;
+    assert!(report.is_clean(), "{report}");
+    assert!(
+        report.notices.iter().any(|notice| matches!(notice, Notice::ForeignKey { rows: 1, .. })),
+        "{report}"
+    );
+    let report = log.verifier().await.strictly().verify(|_| {}).await.unwrap();
+    let [Finding::WrongMac { event }] = &report.findings[..] else { panic!("{report}") };
+    assert_eq!(event.id, uuid(40));
+}
+
+#[tokio::test]
 async fn row_deleted_before_it_was_sealed_leaves_a_number() {
     let Some(log) = ProvedLog::empty().await else { return };
     log.append(0..9).await;

@@ -112,7 +112,7 @@ impl<'w> Comparison<'w> {
     /// The row is not as its leaf says.
     pub(super) fn edited(&mut self, row: &AuditRow, leaf: &LeafRow<'_>, logged: &LeafRow<'_>) {
         let event = self.name(logged);
-        self.worker.tally.row(logged, || event.clone());
+        self.worker.tally.row(logged, MacCheck::Unchecked, || event.clone());
         self.worker.personal(row, logged, || event.clone());
         self.worker.find(Finding::Edited { event, columns: differing(logged, leaf) });
         self.done();
@@ -121,10 +121,7 @@ impl<'w> Comparison<'w> {
     pub(super) async fn matched(&mut self, row: &AuditRow, leaf: &LeafRow<'_>) -> Result<(), CompareError> {
         let (era, place) = (self.era, Some(self.next));
         let event = || EventName::of(leaf, era, place);
-        self.worker.tally.row(leaf, event);
-        if self.worker.check_mac(leaf).await? == MacCheck::Wrong {
-            self.worker.find(Finding::WrongMac { event: event() });
-        }
+        self.worker.counted(leaf, event).await?;
         self.worker.personal(row, leaf, event);
         self.worker.counts.rows += 1;
         self.done();
@@ -139,7 +136,7 @@ impl<'w> Comparison<'w> {
             return Ok(());
         };
         let event = self.name(&logged);
-        self.worker.tally.row(&logged, || event.clone());
+        self.worker.tally.row(&logged, MacCheck::Unchecked, || event.clone());
         if self.worker.shared.orders.covers(&logged, Removed::Event) {
             self.worker.counts.erased_events += 1;
         } else {

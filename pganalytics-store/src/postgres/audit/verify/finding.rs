@@ -86,7 +86,7 @@ pub enum Finding {
         /// Which.
         event: EventName,
     },
-    /// A row has no checksum of its writer, which signed others before.
+    /// A row has no checksum of its writer, which signed others before; or all rows should have one.
     NoMac {
         /// Which.
         event: EventName,
@@ -312,7 +312,7 @@ impl fmt::Display for Finding {
             }
             Self::NoMac { event } => write!(
                 f,
-                "{event} was changed or made up before it was sealed: it has no checksum, and its writer signed others before"
+                "{event} was changed or made up before it was sealed: it has no checksum, as its writer would have given it"
             ),
             Self::NumberTwice { writer, number } => {
                 write!(f, "more than one event has the number {number} of writer {writer}")

@@ -77,8 +77,15 @@ pub enum Notice {
         /// Events.
         events: u64,
     },
-    /// A writer signed none of its rows: it had no key, or did not exist.
-    UnsignedWriter {
+    /// A writer did not sign its first rows, or none: it had no key yet, or did not exist.
+    Unsigned {
+        /// The writer.
+        writer: Uuid,
+        /// Rows.
+        rows: u64,
+    },
+    /// A writer signed with a key that is not there: it was retired since, or the writer did not exist.
+    ForeignKey {
         /// The writer.
         writer: Uuid,
         /// Rows.
@@ -165,8 +172,14 @@ impl fmt::Display for Notice {
             Self::VoidsErased { writer, events } => {
                 write!(f, "writer {writer}: {events} events that declare numbers void were erased")
             }
-            Self::UnsignedWriter { writer, rows } => {
-                write!(f, "writer {writer} signed none of its {rows} events: it had no key")
+            Self::Unsigned { writer, rows } => {
+                write!(f, "writer {writer}: {rows} events are not signed, from before it had a key")
+            }
+            Self::ForeignKey { writer, rows } => {
+                write!(
+                    f,
+                    "writer {writer}: {rows} events are signed with a key that is not there, as retired ones are not"
+                )
             }
             Self::NoMacKeys => {
                 write!(f, "checksums of the writers were not verified: the data keys were not given")

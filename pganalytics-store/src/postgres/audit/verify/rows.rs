@@ -6,7 +6,8 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::super::copy_rows::CopyRows;
-use super::super::leaf::{LEAF_FIELDS, LeafBytes, ROW};
+use super::super::leaf::{LEAF_FIELDS, LeafBytes};
+use super::super::leaf_reader::leaf_of;
 use super::window::Window;
 use crate::postgres::StoreError;
 
@@ -71,10 +72,7 @@ impl<'c> AuditRows<'c> {
         let Some(mut row) = self.0.next().await? else { return Ok(None) };
         let end = CopyRows::end_of(&row, LEAF_FIELDS)?;
         let personal = row.split_off(end).freeze();
-        // The number of fields gives way to the version of the leaf.
-        let mut leaf = row.split_off(1);
-        leaf[0] = ROW;
-        Ok(Some(AuditRow { leaf: LeafBytes::new(leaf.freeze()), personal }))
+        Ok(Some(AuditRow { leaf: leaf_of(row), personal }))
     }
 }
 

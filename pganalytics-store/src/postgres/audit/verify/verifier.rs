@@ -60,6 +60,7 @@ pub struct AuditVerifier {
     orders: Arc<dyn ErasureOrders>,
     workers: usize,
     merge_delay: Duration,
+    strict: bool,
 }
 
 impl AuditVerifier {
@@ -80,6 +81,7 @@ impl AuditVerifier {
             orders: Arc::new(NoOrders),
             workers: WORKERS,
             merge_delay: MERGE_DELAY,
+            strict: false,
         }
     }
 
@@ -87,6 +89,13 @@ impl AuditVerifier {
     #[must_use]
     pub fn with_cipher(self, cipher: Arc<dyn FieldCipher>) -> Self {
         Self { cipher: Some(cipher), ..self }
+    }
+
+    /// Demands that every row is signed with a key that is there. Without this, rows of a writer that had no key yet, or one that
+    /// was retired since, are notices; so are those of a writer that somebody made up.
+    #[must_use]
+    pub fn strictly(self) -> Self {
+        Self { strict: true, ..self }
     }
 
     /// Compares with checkpoints that somebody kept from earlier, or was shown elsewhere.
@@ -131,7 +140,7 @@ impl AuditVerifier {
         let (findings, tally, counts) = self.work(&logs, plan, findings, Arc::new(progress)).await?;
 
         let mut report = AuditReport::new(self.clock.now(), logs.iter().map(EraReport::of).collect(), counts);
-        let (found, noticed) = tally.finish(self.cipher.is_some());
+        let (found, noticed) = tally.finish((self.cipher.is_some(), self.strict));
         found.into_iter().for_each(|finding| findings.add(finding));
         let gone = months_gone(&mut connection, findings.months()).await?;
         (report.findings, report.findings_total) = findings.finish(&gone);

@@ -83,11 +83,20 @@ impl Worker {
         self.find(Finding::Unreadable { era, rows: 1 });
     }
 
-    /// Checks the checksum of a row.
-    pub(super) async fn check_mac(&mut self, row: &LeafRow<'_>) -> Result<MacCheck, StoreError> {
-        let checked = self.keys.check(row).await?;
-        self.counts.macs += u64::from(checked == MacCheck::Valid);
-        Ok(checked)
+    /// Counts a row, and checks its checksum.
+    pub(super) async fn counted(
+        &mut self,
+        row: &LeafRow<'_>,
+        event: impl Fn() -> EventName,
+    ) -> Result<(), StoreError> {
+        let mac = self.keys.check(row).await?;
+        self.tally.row(row, mac, &event);
+        match mac {
+            MacCheck::Valid => self.counts.macs += 1,
+            MacCheck::Wrong => self.find(Finding::WrongMac { event: event() }),
+            MacCheck::Foreign | MacCheck::Unchecked => {}
+        }
+        Ok(())
     }
 
     /// Compares the personal fields of a row with the commitments of its leaf.
@@ -167,11 +176,8 @@ impl Worker {
                 continue;
             };
             let event = || EventName::of(&leaf, window.rows_era, None);
-            self.tally.row(&leaf, event);
+            self.counted(&leaf, event).await?;
             self.personal(&row, &leaf, event);
-            if self.check_mac(&leaf).await? == MacCheck::Wrong {
-                self.find(Finding::WrongMac { event: event() });
-            }
             found.rows += 1;
             found.overdue += u64::from(leaf.at().is_some_and(|at| at < overdue));
             if found.oldest.as_ref().is_none_or(|oldest| leaf.at() < oldest.at) {

@@ -27,8 +27,10 @@ pub(super) enum MacCheck {
     Valid,
     /// It is not.
     Wrong,
-    /// There are no keys.
-    Unknown,
+    /// It was made with a key that is not there.
+    Foreign,
+    /// There is none, or no keys to check it with.
+    Unchecked,
 }
 
 /// What is known of writers: which numbers were used, and who signed.
@@ -45,6 +47,10 @@ struct WriterTally {
     first_signed: Option<i64>,
     last_unsigned: Option<(i64, EventName)>,
     unsigned: u64,
+    /// Checksums that are valid, and those that were made with a key that is not there.
+    valid: u64,
+    foreign: u64,
+    first_foreign: Option<EventName>,
 }
 
 /// Ranges of numbers: their ends by their beginnings, none of which touch.
@@ -58,23 +64,38 @@ impl WriterKeys {
 
     /// Checks the checksum of a row.
     pub(super) async fn check(&mut self, row: &LeafRow<'_>) -> Result<MacCheck, FieldCipherError> {
-        let (Some(cipher), Some(mac)) = (&self.cipher, row.mac) else { return Ok(MacCheck::Unknown) };
+        let (Some(cipher), Some(mac)) = (&self.cipher, row.mac) else { return Ok(MacCheck::Unchecked) };
         if !self.known.contains_key(&row.writer) {
             let keys = RowMacKey::all(&**cipher, row.writer).await?;
             self.known.insert(row.writer, keys);
         }
-        let valid = self.known[&row.writer].iter().any(|key| key.signed(row.signed, mac));
-        Ok(if valid { MacCheck::Valid } else { MacCheck::Wrong })
+        let keys = &self.known[&row.writer];
+        Ok(match keys.iter().find(|key| key.made(mac)) {
+            Some(key) if key.sign(row.signed) == mac => MacCheck::Valid,
+            Some(_) => MacCheck::Wrong,
+            None => MacCheck::Foreign,
+        })
     }
 }
 
 impl Tally {
-    /// Counts a row.
-    pub(super) fn row(&mut self, row: &LeafRow<'_>, event: impl FnOnce() -> EventName) {
+    /// Counts a row, whose checksum was found to be this.
+    pub(super) fn row(&mut self, row: &LeafRow<'_>, mac: MacCheck, event: impl FnOnce() -> EventName) {
         let writer = self.0.entry(row.writer).or_default();
         let number = row.writer_sequence;
         if !writer.used.insert(number, number) {
             writer.twice.get_or_insert(number);
+        }
+        match mac {
+            MacCheck::Valid => writer.valid += 1,
+            MacCheck::Foreign => {
+                writer.foreign += 1;
+                if writer.first_foreign.is_none() {
+                    writer.first_foreign = Some(event());
+                }
+                return writer.signed(number);
+            }
+            MacCheck::Wrong | MacCheck::Unchecked => {}
         }
         if row.mac.is_some() {
             writer.signed(number);
@@ -112,8 +133,8 @@ impl Tally {
         }
     }
 
-    /// What it comes to.
-    pub(super) fn finish(self, checked: bool) -> (Vec<Finding>, Vec<Notice>) {
+    /// What it comes to. If `strict`, every row has to be signed with a key that is there.
+    pub(super) fn finish(self, (checked, strict): (bool, bool)) -> (Vec<Finding>, Vec<Notice>) {
         let (mut findings, mut notices) = (Vec::new(), Vec::new());
         let mut writers: Vec<(Uuid, WriterTally)> = self.0.into_iter().collect();
         writers.sort_by_key(|(id, _)| *id);
@@ -123,10 +144,17 @@ impl Tally {
             }
             match (writer.first_signed, writer.last_unsigned) {
                 (Some(first), Some((last, event))) if last > first => findings.push(Finding::NoMac { event }),
-                (None, Some(_)) if checked => {
-                    notices.push(Notice::UnsignedWriter { writer: id, rows: writer.unsigned });
+                (_, Some((_, event))) if strict => findings.push(Finding::NoMac { event }),
+                (_, Some(_)) if checked => {
+                    notices.push(Notice::Unsigned { writer: id, rows: writer.unsigned });
                 }
                 _ => {}
+            }
+            match writer.first_foreign {
+                // A writer has one key for as long as it lives.
+                Some(event) if strict || writer.valid > 0 => findings.push(Finding::WrongMac { event }),
+                Some(_) => notices.push(Notice::ForeignKey { writer: id, rows: writer.foreign }),
+                None => {}
             }
             if writer.voids_erased > 0 {
                 notices.push(Notice::VoidsErased { writer: id, events: writer.voids_erased });
@@ -160,6 +188,9 @@ impl WriterTally {
         self.twice = self.twice.or(other.twice);
         self.voids_erased += other.voids_erased;
         self.unsigned += other.unsigned;
+        self.valid += other.valid;
+        self.foreign += other.foreign;
+        self.first_foreign = self.first_foreign.take().into_iter().chain(other.first_foreign).min();
         if let Some(first) = other.first_signed {
             self.signed(first);
         }
