@@ -188,6 +188,7 @@ async fn begin_session(
     let new = NewSession::new(user.id, lifetimes, provider)
         .with_client(Some(meta.address), meta.user_agent.as_deref().map(str::to_owned));
     let (token, session) = app.sessions.create(new).await?;
+    notes.did("session.create");
     note_session(notes, user, &session);
     let refresh = app.refresh_tokens.issue(&session).await.map_err(ApiError::unavailable)?;
     let shown = Shown { cookie: Some(token), refresh: Some(refresh.text) };

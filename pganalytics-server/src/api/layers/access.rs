@@ -2,8 +2,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request};
-use axum::http::Method;
 use axum::http::request::Parts;
+use axum::http::{Extensions, Method};
 use axum::response::{IntoResponse, Response};
 use pganalytics_auth::principal::Principal;
 use pganalytics_core::audit::Resource;
@@ -53,6 +53,11 @@ pub(in crate::api) fn tell_principal(request: Request) -> Request {
 pub struct AccessNotes(Option<AccessRecord>);
 
 impl AccessNotes {
+    /// Of the request with these extensions.
+    pub fn of(extensions: &Extensions) -> Self {
+        Self(extensions.get::<AccessRecord>().cloned())
+    }
+
     /// Tells something.
     pub fn tell(&self, tell: impl FnOnce(&mut AccessFacts)) {
         if let Some(record) = &self.0 {
@@ -70,7 +75,7 @@ impl<S: Sync> FromRequestParts<S> for AccessNotes {
     type Rejection = std::convert::Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
-        Ok(Self(parts.extensions.get::<AccessRecord>().cloned()))
+        Ok(Self::of(&parts.extensions))
     }
 }
 

@@ -89,7 +89,6 @@ async fn push(
     Extension(meta): Extension<RequestMeta>,
     Extension(time_limit): Extension<TimeLimit>,
     KnownCollector(collector): KnownCollector,
-    notes: AccessNotes,
     request: Request,
 ) -> Result<Json<Pushed>, ApiError> {
     let started = Instant::now();
@@ -98,6 +97,7 @@ async fn push(
         app.config.collectors.push_receive_timeout_seconds.as_duration(),
     );
     time_limit.restart_with(limits.time);
+    let notes = AccessNotes::of(request.extensions());
     let body = push_body::receive(&app.push_memory, limits, request).await?;
     time_limit.restart();
     notes.did("metrics.push");
