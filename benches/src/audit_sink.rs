@@ -83,7 +83,7 @@ pub(crate) async fn run(rounds: u32) -> anyhow::Result<Vec<Summary>> {
 }
 
 /// An event of a request, as an access log has it; each fourth changed something.
-fn event(number: usize) -> AuditEvent {
+pub(crate) fn event(number: usize) -> AuditEvent {
     let at = SystemClock.now() + TimeDelta::microseconds(i64::try_from(number).expect("few"));
     let at = DateTime::<Utc>::from_timestamp_micros(at.timestamp_micros()).expect("a time of ours");
     let id = uuid::Builder::from_unix_timestamp_millis(

@@ -1,6 +1,7 @@
 //! Benchmarks, each beside its peer in the same run: `cargo run --release -p benches -- [NAME…]`.
 
 mod audit_sink;
+mod audit_verify;
 mod backup_stream;
 mod cache_hit;
 mod cache_redis;
@@ -99,6 +100,9 @@ async fn main() -> anyhow::Result<()> {
     }
     if wanted(audit_sink::NAME) {
         results.extend(audit_sink::run(cli.rounds).await?);
+    }
+    if wanted(audit_verify::NAME) {
+        results.push(audit_verify::run(cli.rounds).await?);
     }
     report::write(&results)
 }

@@ -8,6 +8,7 @@ use pganalytics_core::keys::{Column, FieldRef, MemoryDataKeyStore};
 use pganalytics_core::random::os_random;
 use pganalytics_crypto::envelope::{EnvelopeConfig, EnvelopeFieldCipher};
 use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig};
+use pganalytics_store::postgres::ROW_MACS;
 use uuid::Uuid;
 
 pub(crate) struct Phone;
@@ -29,7 +30,8 @@ impl Sealing {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let files = FileKeyManagerConfig::new(folder.path().join("keys")).creating(["fields".parse()?]);
         let manager = Arc::new(FileKeyManager::open(&files, Arc::clone(&clock))?);
-        let config = EnvelopeConfig::new("fields".parse()?).sealing(Phone::FIELD.purpose);
+        let config =
+            EnvelopeConfig::new("fields".parse()?).sealing(Phone::FIELD.purpose).indexing(ROW_MACS.purpose);
         let store = Arc::new(MemoryDataKeyStore::new());
         let cipher = EnvelopeFieldCipher::connect(store, manager, clock, config).await?;
         Ok(Self { cipher, _folder: folder })

@@ -7,9 +7,10 @@ use pganalytics_core::tlog::{
 use sqlx::PgConnection;
 
 use super::AuditVerifyError;
-use super::finding::{Finding, LogFault};
+use super::finding::Finding;
 use super::findings::Findings;
 use super::log::LogLeaves;
+use super::log_fault::LogFault;
 use super::stored::{self, StoredEra, StoredSeal};
 use super::trust::AuditTrust;
 

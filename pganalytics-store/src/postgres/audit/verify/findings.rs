@@ -68,8 +68,8 @@ impl Findings {
     }
 
     /// All of them in order, and how many there were. Of the months that are given no row is left.
-    pub(super) fn finish(self, gone: &[NaiveDate]) -> (Vec<Finding>, u64) {
-        let mut found = self.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+    pub(super) fn finish(&self, gone: &[NaiveDate]) -> (Vec<Finding>, u64) {
+        let mut found = std::mem::take(&mut *self.found());
         let moved = found.pair();
         for month in gone {
             found.month_is_gone(*month);

@@ -5,7 +5,7 @@ use pganalytics_core::tlog::{NOTE_MAX_BYTES, SignedNote, VerifierKeys};
 
 use super::AuditVerifyError;
 use super::era::prefix_of;
-use super::finding::LogFault;
+use super::log_fault::LogFault;
 use super::stored::StoredEra;
 use super::trust::AuditTrust;
 use crate::postgres::audit::recover::GapRecord;

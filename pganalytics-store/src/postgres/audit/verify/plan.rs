@@ -2,7 +2,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::era::EraLog;
-use super::finding::{Finding, LogFault};
+use super::finding::Finding;
+use super::log_fault::LogFault;
 use super::report::Notice;
 use super::window::{Snapshot, Window};
 

@@ -1,33 +1,26 @@
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
-use futures::future::try_join_all;
 use pganalytics_core::backup::BackupTarget;
 use pganalytics_core::clock::Clock;
-use pganalytics_core::error::BackendError;
 use pganalytics_core::keys::FieldCipher;
-use pganalytics_core::tlog::SignedCheckpoint;
+use pganalytics_core::tlog::{SignedCheckpoint, TileReader};
 use sqlx::PgConnection;
 
 use super::AuditVerifyError;
-use super::compare::{CompareError, Comparison};
-use super::era::{EraLog, tiles_fault};
-use super::finding::{Finding, LogFault};
+use super::era::{EraLog, prefix_of, tiles_fault};
+use super::finding::Finding;
 use super::findings::Findings;
 use super::gaps::{closed, gap_before};
-use super::log::LogLeaves;
+use super::log_fault::LogFault;
 use super::orders::{ErasureOrders, NoOrders};
-use super::plan::{Plan, Task};
+use super::plan::Plan;
 use super::report::{AuditReport, EraReport, Notice};
 use super::stored;
 use super::trust::AuditTrust;
-use super::window::Window;
-use super::worker::{AuditProgress, Counts, Progress, Shared, Worker};
-use super::writers::{Tally, WriterKeys};
-use crate::postgres::Database;
+use super::work::{Job, months_gone};
+use super::worker::{AuditProgress, Shared};
+use crate::postgres::{Database, StoreError};
 
 /// How many connections read at a time unless said otherwise.
 const WORKERS: usize = 4;
@@ -53,13 +46,13 @@ const MERGE_DELAY: Duration = Duration::from_secs(5 * 60);
 pub struct AuditVerifier {
     database: Database,
     target: Arc<dyn BackupTarget>,
-    trust: AuditTrust,
-    clock: Arc<dyn Clock>,
-    cipher: Option<Arc<dyn FieldCipher>>,
+    pub(super) trust: AuditTrust,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) cipher: Option<Arc<dyn FieldCipher>>,
     kept: Vec<SignedCheckpoint>,
     orders: Arc<dyn ErasureOrders>,
-    workers: usize,
-    merge_delay: Duration,
+    pub(super) workers: usize,
+    pub(super) merge_delay: Duration,
     strict: bool,
 }
 
@@ -135,15 +128,19 @@ impl AuditVerifier {
         let mut notices = Vec::new();
         let logs = self.logs(&mut connection, &findings, &mut notices).await?;
         let plan = Plan::of(&logs, &stored::eras_of_rows(&mut connection).await?);
-        plan.findings.iter().cloned().for_each(|finding| findings.add(finding));
-        notices.extend(plan.notices.iter().cloned());
-        let (findings, tally, counts) = self.work(&logs, plan, findings, Arc::new(progress)).await?;
+        plan.findings.into_iter().for_each(|finding| findings.add(finding));
+        notices.extend(plan.notices);
+        let shared =
+            Arc::new(Shared::new(Arc::clone(&self.orders), findings, Arc::new(progress), plan.leaves));
+        let job = Arc::new(Job { logs, tasks: plan.tasks, shared: Arc::clone(&shared) });
+        let (tally, counts) = self.work(&job).await?;
 
-        let mut report = AuditReport::new(self.clock.now(), logs.iter().map(EraReport::of).collect(), counts);
         let (found, noticed) = tally.finish((self.cipher.is_some(), self.strict));
-        found.into_iter().for_each(|finding| findings.add(finding));
-        let gone = months_gone(&mut connection, findings.months()).await?;
-        (report.findings, report.findings_total) = findings.finish(&gone);
+        found.into_iter().for_each(|finding| shared.findings.add(finding));
+        let gone = months_gone(&mut connection, shared.findings.months()).await?;
+        let eras = job.logs.iter().map(EraReport::of).collect();
+        let mut report = AuditReport::new(self.clock.now(), eras, counts);
+        (report.findings, report.findings_total) = shared.findings.finish(&gone);
         if self.cipher.is_none() {
             notices.push(Notice::NoMacKeys);
         }
@@ -155,11 +152,11 @@ impl AuditVerifier {
         Ok(report)
     }
 
-    async fn connect(&self) -> Result<PgConnection, AuditVerifyError> {
+    pub(super) async fn connect(&self) -> Result<PgConnection, AuditVerifyError> {
         let mut connection = self.database.direct().await?;
         // Compiling a statement would take longer than most windows do.
         let settings = "SET default_transaction_read_only = on; SET jit = off; SET client_encoding = 'UTF8'";
-        sqlx::raw_sql(settings).execute(&mut connection).await.map_err(crate::postgres::StoreError::from)?;
+        sqlx::raw_sql(settings).execute(&mut connection).await.map_err(StoreError::from)?;
         Ok(connection)
     }
 
@@ -223,8 +220,7 @@ impl AuditVerifier {
     async fn check_known(&self, logs: &[EraLog], findings: &Findings) -> Result<(), AuditVerifyError> {
         let last = logs.last().map_or(0, |log| log.era);
         let next = last.saturating_add(1);
-        let reader = pganalytics_core::tlog::TileReader::new(Arc::clone(&self.target))
-            .with_prefix(super::era::prefix_of(next));
+        let reader = TileReader::new(Arc::clone(&self.target)).with_prefix(prefix_of(next));
         let is_there = match reader.checkpoint().await {
             Ok(found) => found.is_some(),
             Err(error) => tiles_fault(error).map(|_| true)?,
@@ -237,148 +233,6 @@ impl AuditVerifier {
         }
         Ok(())
     }
-
-    async fn work(
-        &self,
-        logs: &[EraLog],
-        plan: Plan,
-        findings: Findings,
-        progress: Progress,
-    ) -> Result<(Findings, Tally, Counts), AuditVerifyError> {
-        let shared = Arc::new(Shared {
-            orders: Arc::clone(&self.orders),
-            findings,
-            progress,
-            done: AtomicU64::new(0),
-            total: plan.leaves,
-            next: AtomicUsize::new(0),
-        });
-        let job = Arc::new(Job { logs: logs.to_vec(), tasks: plan.tasks });
-        let running = (0..self.workers.min(job.tasks.len())).map(|_| {
-            let (verifier, job, shared) = (self.clone(), Arc::clone(&job), Arc::clone(&shared));
-            let work = tokio::spawn(async move { verifier.one_worker(&job, shared).await });
-            async move { work.await.map_err(|stopped| BackendError::never("audit verification", stopped))? }
-        });
-        let (mut tally, mut counts) = (Tally::default(), Counts::default());
-        for (one, counted) in try_join_all(running).await? {
-            tally.merge(one);
-            counts.add(counted);
-        }
-        let shared = Arc::into_inner(shared).expect("the workers have ended");
-        Ok((shared.findings, tally, counts))
-    }
-
-    async fn one_worker(&self, job: &Job, shared: Arc<Shared>) -> Result<(Tally, Counts), AuditVerifyError> {
-        let mut connection = self.connect().await?;
-        let mut worker = Worker::new(Arc::clone(&shared), WriterKeys::new(self.cipher.clone()));
-        let mut trees: HashMap<usize, LogLeaves> = HashMap::new();
-        while let Some(task) = job.tasks.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
-            match task {
-                Task::Seal { log, seal, window } => {
-                    let place = (&job.logs[*log], *seal);
-                    let tree = job.logs[*log].log.clone().map(|tree| trees.entry(*log).or_insert(tree));
-                    self.seal(&mut worker, &mut connection, place, (window.as_ref(), tree)).await?;
-                }
-                Task::Leaves { log, leaves, waiting } => {
-                    let era = job.logs[*log].era;
-                    let Some(tree) = job.logs[*log].log.clone() else { continue };
-                    let tree = trees.entry(*log).or_insert(tree);
-                    let comparison = Comparison::new(&mut worker, tree, era, leaves.clone());
-                    let compared = comparison.look_up(&mut connection, *waiting).await;
-                    self.compared(&worker, &mut connection, era, compared).await?;
-                }
-                Task::Unsealed { window, current: true } => {
-                    self.unsealed(&mut worker, &mut connection, window).await?;
-                }
-                Task::Unsealed { window, current: false } => {
-                    worker.outside(&mut connection, window).await?;
-                }
-            }
-        }
-        worker.tell();
-        let counts = worker.counts;
-        Ok((worker.tally, counts))
-    }
-
-    async fn seal(
-        &self,
-        worker: &mut Worker,
-        connection: &mut PgConnection,
-        (log, seal): (&EraLog, usize),
-        (window, mut tree): (Option<&Window>, Option<&mut LogLeaves>),
-    ) -> Result<(), AuditVerifyError> {
-        let (era, seal) = (log.era, &log.seals[seal]);
-        for fault in log.check_seal(connection, &self.trust, seal, tree.as_deref_mut()).await? {
-            worker.find(Finding::Log { era, fault });
-        }
-        let (Some(window), Some(tree)) = (window, tree) else { return Ok(()) };
-        let leaves = seal.first..seal.end();
-        let compared = Comparison::new(worker, tree, era, leaves).run(connection, window).await;
-        self.compared(worker, connection, era, compared).await
-    }
-
-    /// Tiles that are not those of the tree are a finding, and the rest is compared all the same.
-    async fn compared(
-        &self,
-        worker: &Worker,
-        connection: &mut PgConnection,
-        era: i16,
-        compared: Result<(), CompareError>,
-    ) -> Result<(), AuditVerifyError> {
-        match compared {
-            Ok(()) => Ok(()),
-            Err(CompareError::Store(error)) => Err(error.into()),
-            Err(CompareError::Tiles(error)) => {
-                let fault = tiles_fault(error)?;
-                worker.find(Finding::Log { era, fault });
-                // The rest of the rows was sent and not read.
-                *connection = self.connect().await?;
-                Ok(())
-            }
-        }
-    }
-
-    async fn unsealed(
-        &self,
-        worker: &mut Worker,
-        connection: &mut PgConnection,
-        window: &Window,
-    ) -> Result<(), AuditVerifyError> {
-        let overdue = self.clock.now() - TimeDelta::from_std(self.merge_delay).unwrap_or(TimeDelta::MAX);
-        let found = worker.unsealed(connection, window, overdue).await?;
-        if let Some(oldest) = found.oldest.filter(|_| found.overdue > 0) {
-            worker.find(Finding::SealOverdue { rows: found.overdue, oldest });
-        }
-        Ok(())
-    }
-}
-
-/// What the workers share of the logs.
-struct Job {
-    logs: Vec<EraLog>,
-    tasks: Vec<Task>,
-}
-
-/// The months of which no row is left.
-async fn months_gone(
-    connection: &mut PgConnection,
-    months: Vec<NaiveDate>,
-) -> Result<Vec<NaiveDate>, crate::postgres::StoreError> {
-    let mut gone = Vec::new();
-    for month in months {
-        let from: DateTime<Utc> = month.and_time(chrono::NaiveTime::MIN).and_utc();
-        let until = from + chrono::Months::new(1);
-        let left: bool =
-            sqlx::query_scalar("SELECT EXISTS (SELECT FROM audit_events WHERE at >= $1 AND at < $2)")
-                .bind(from)
-                .bind(until)
-                .fetch_one(&mut *connection)
-                .await?;
-        if !left {
-            gone.push(month);
-        }
-    }
-    Ok(gone)
 }
 
 /// The number at the end of the name of a log.

@@ -33,11 +33,22 @@ pub struct AuditProgress {
 pub(super) struct Shared {
     pub(super) orders: Arc<dyn ErasureOrders>,
     pub(super) findings: Findings,
-    pub(super) progress: Progress,
-    pub(super) done: AtomicU64,
-    pub(super) total: u64,
+    progress: Progress,
+    done: AtomicU64,
+    total: u64,
     /// The next task to take.
     pub(super) next: AtomicUsize,
+}
+
+impl Shared {
+    pub(super) fn new(
+        orders: Arc<dyn ErasureOrders>,
+        findings: Findings,
+        progress: Progress,
+        total: u64,
+    ) -> Self {
+        Self { orders, findings, progress, done: AtomicU64::new(0), total, next: AtomicUsize::new(0) }
+    }
 }
 
 /// What one worker knows and counts.
