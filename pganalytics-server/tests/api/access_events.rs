@@ -233,7 +233,7 @@ async fn full_server(fail_closed: Vec<RequestClass>) -> Option<TestServer> {
         config.audit.segment_bytes = Bounded::new(4_096);
     })
     .await?;
-    server.stop_draining();
+    server.stop_draining().await;
     Some(server)
 }
 

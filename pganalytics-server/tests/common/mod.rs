@@ -124,8 +124,10 @@ impl TestServer {
     }
 
     /// Leaves events on disk from now on.
-    pub(crate) fn stop_draining(&mut self) {
-        self.audit = None;
+    pub(crate) async fn stop_draining(&mut self) {
+        if let Some(audit) = self.audit.take() {
+            audit.finish().await;
+        }
     }
 
     /// Delivers events again.
