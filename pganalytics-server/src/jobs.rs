@@ -35,6 +35,9 @@ const COUNT_EVERY: Duration = Duration::from_secs(15);
 /// How often a server forgets what it need not remember any more.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
+/// How often a server says which numbers of audit events it gave in vain.
+const DECLARE_VOID_EVERY: Duration = Duration::from_secs(30);
+
 /// How often it is looked whether the signing key has had its time. The store decides which server replaces it.
 const ROTATION_DUE_EVERY: Duration = Duration::from_secs(3600);
 
@@ -100,6 +103,7 @@ pub fn start(app: App) -> Background {
     background.every(HEARTBEAT_EVERY, "heartbeat", app.clone(), heartbeat);
     background.every(COUNT_EVERY, "gauges", app.clone(), count);
     background.every(FORGET_EVERY, "rate limits", app.clone(), forget_rates);
+    background.every(DECLARE_VOID_EVERY, "audit numbers", app.clone(), declare_void_numbers);
     background.every(ROTATION_DUE_EVERY, "signing keys", app.clone(), rotate_signing_keys);
     for job in LEADER_JOBS {
         background.lead(app.clone(), job);
@@ -197,6 +201,7 @@ async fn heartbeat(app: App) -> Result<(), StoreError> {
 /// Says that this server is gone, so that nobody waits for it. Where the database is away, its silence says so a little later.
 pub(crate) async fn sign_off(app: &App) {
     let sign_off = async {
+        declare_void_numbers(Arc::clone(app)).await?;
         let mut connection = app.database.write().await?;
         running_servers::delete(&mut connection, app.instance).await?;
         connection.commit().await
@@ -232,6 +237,11 @@ async fn rotate_signing_keys(app: App) -> Result<(), StoreError> {
         Err(error) => tracing::warn!(error = %error_chain(&error), "signing keys were not rotated"),
     }
     Ok(())
+}
+
+/// Says which numbers of audit events were given in vain, so that nobody takes them for deleted.
+async fn declare_void_numbers(app: App) -> Result<(), StoreError> {
+    app.database.audit_writer().declare_void(&app.database, &*app.clock, &*app.random).await
 }
 
 /// Makes the partitions of the coming days, and drops those whose time is over.

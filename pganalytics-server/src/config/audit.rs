@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Bounded, HostPort};
+use super::{AuditLogConfig, Bounded, HostPort};
 use crate::secret_ref::SecretRef;
 
 const MIB: u64 = 1024 * 1024;
@@ -30,6 +30,9 @@ pub struct AuditConfig {
     pub optional_backlog_max_bytes: Bounded<65_536, 1_099_511_627_776>,
     /// Where events of requests go besides the database.
     pub sinks: Vec<AuditSinkConfig>,
+    /// How the log is sealed, so that a change to it afterwards is found. Left out: not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log: Option<AuditLogConfig>,
 }
 
 impl Default for AuditConfig {
@@ -43,6 +46,7 @@ impl Default for AuditConfig {
             sync: AuditSync::Never,
             optional_backlog_max_bytes: Bounded::new(256 * MIB),
             sinks: Vec::new(),
+            log: None,
         }
     }
 }

@@ -135,7 +135,9 @@ fn collect(root: &Value, object: &Value, defaults: &Value, part: Part, sections:
         let default_of_inner = default.cloned().unwrap_or_default();
         if target.get("properties").is_some() {
             let doc = doc(property, target);
-            let part = Part { path, variant: None, doc, is_item: part.is_item, is_used: part.is_used };
+            // One that may be left out is no default.
+            let is_used = part.is_used && (property.get("anyOf").is_none() || !default_of_inner.is_null());
+            let part = Part { path, variant: None, doc, is_item: part.is_item, is_used };
             inner.push((target, default_of_inner, part));
         } else if let Some(tagged) = Tagged::of(root, target) {
             for (tag, variant) in tagged.variants() {

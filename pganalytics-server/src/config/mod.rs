@@ -1,6 +1,7 @@
 //! What an operator can set: defaults, a TOML file, the environment, in rising order of precedence.
 
 mod audit;
+mod audit_log;
 mod bounded;
 mod document;
 mod keys;
@@ -12,6 +13,7 @@ pub use audit::{
     AuditConfig, AuditFileConfig, AuditSinkConfig, AuditStdoutConfig, AuditSync, AuditSyslogConfig,
     RequestClass,
 };
+pub use audit_log::{AuditAnchorConfig, AuditLogConfig, LocalAnchorConfig};
 pub use bounded::{Bounded, Seconds};
 pub use document::{reference, sample, schema};
 pub use keys::{
