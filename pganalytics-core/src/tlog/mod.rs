@@ -14,6 +14,7 @@
 //! | read and prove from tiles, and compare two checkpoints | [`AuthenticTree`] |
 //! | verify all entries | [`LogVerifier`]; without tiles, [`verify_entries`] |
 //! | give away the proof of one entry | [`ProofBundle`] |
+//! | ask a witness, or be one | [`AddCheckpoint`] |
 //!
 //! Nothing here reads a clock, signs or verifies by itself: those are a [`Clock`](crate::clock::Clock), a
 //! [`Signer`](crate::signing::Signer) and an [`Ed25519Verifier`], like `pganalytics_crypto::ed25519::verify`. Whatever comes from
@@ -95,6 +96,7 @@ mod reader;
 mod signing;
 mod store;
 mod tile;
+mod witness;
 
 pub use authentic_tree::{AuthenticTree, HistoryError, ProveError};
 pub use checkpoint::{Checkpoint, GrowthError, InvalidCheckpoint, Origin};
@@ -125,3 +127,4 @@ pub use tile::{
     ENTRY_MAX_BYTES, EntryTooLong, InvalidTile, InvalidTilePath, TILE_WIDTH, TileKind, TilePath,
     decode_entries, decode_hashes, encode_entries, encode_hashes, tiles_between,
 };
+pub use witness::{AddCheckpoint, InvalidAddCheckpoint, WitnessRefusal};
