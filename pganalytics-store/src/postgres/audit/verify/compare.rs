@@ -65,7 +65,7 @@ impl<'w> Comparison<'w> {
             self.worker.unreadable(self.era);
             return Ok(());
         };
-        let is_long = matches!(Leaf::parse(&entry), Ok(Leaf::Digest(_)));
+        let is_long = entry.len() < row.leaf.bytes().len();
         loop {
             if self.next == self.end {
                 self.inserted(row, &leaf);

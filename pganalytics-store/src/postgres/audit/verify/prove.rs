@@ -2,7 +2,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use pganalytics_core::audit::{EventProof, Leaf, LeafRow, Opening, PersonalField};
+use pganalytics_core::audit::{EventProof, LeafRow, Opening, PersonalField};
 use pganalytics_core::backup::BackupTarget;
 use pganalytics_core::tlog::{AuthenticTree, Hash32, LeafIndex, ProveError, TileReader};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
@@ -92,7 +92,7 @@ impl AuditProver {
             return Ok(EventProving::Differs);
         }
         let proof = tree.prove_inclusion(index).await?;
-        let whole = matches!(Leaf::parse(&entry), Ok(Leaf::Digest(_))).then(|| row.leaf.bytes().clone());
+        let whole = (entry.len() < row.leaf.bytes().len()).then(|| row.leaf.bytes().clone());
         let proof = EventProof::new((&entry, whole), (index, proof), published, openings(row));
         Ok(EventProving::Proof(Box::new(proof)))
     }
