@@ -22,6 +22,8 @@ mod contracts;
 mod data_keys;
 #[path = "postgres/database.rs"]
 mod database;
+#[path = "postgres/grafana.rs"]
+mod grafana;
 #[path = "postgres/metric_ingest.rs"]
 mod metric_ingest;
 #[path = "postgres/metric_partitions.rs"]
