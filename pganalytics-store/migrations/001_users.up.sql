@@ -27,7 +27,7 @@ CREATE TABLE users (
     CONSTRAINT users_number_key UNIQUE (number),
     CONSTRAINT users_username_key UNIQUE (username_key),
     CONSTRAINT users_email_key UNIQUE (email_key),
-    CONSTRAINT users_role_check CHECK (role IN ('admin', 'user', 'viewer'))
+    CONSTRAINT users_role_check CHECK (role IN ('admin', 'user', 'viewer', 'auditor'))
 );
 
 -- Who a user is at an identity provider. The provider's subject is the identity; names and addresses may move

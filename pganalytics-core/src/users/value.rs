@@ -65,8 +65,8 @@ impl<'de> Deserialize<'de> for Username {
     }
 }
 
-/// What a user may do, in rising order of power.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// What a user may do. There is no order: an auditor may do what a user may not, and the other way round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Role {
@@ -76,11 +76,13 @@ pub enum Role {
     User,
     /// Everything.
     Admin,
+    /// Reads the audit log, and nothing else.
+    Auditor,
 }
 
 impl Role {
-    /// Every role, in rising order.
-    pub const ALL: [Self; 3] = [Self::Viewer, Self::User, Self::Admin];
+    /// Every role.
+    pub const ALL: [Self; 4] = [Self::Viewer, Self::User, Self::Admin, Self::Auditor];
 
     /// The name in the API and the database.
     pub fn as_str(self) -> &'static str {
@@ -88,6 +90,7 @@ impl Role {
             Self::Viewer => "viewer",
             Self::User => "user",
             Self::Admin => "admin",
+            Self::Auditor => "auditor",
         }
     }
 }
@@ -100,7 +103,7 @@ impl fmt::Display for Role {
 
 /// A text that names no role.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no role; roles are `admin`, `user` and `viewer`")]
+#[error("`{0}` is no role; roles are `admin`, `user`, `viewer` and `auditor`")]
 pub struct UnknownRole(pub String);
 
 impl FromStr for Role {

@@ -214,6 +214,7 @@ impl From<StoreError> for ApiError {
             StoreError::InvalidText { field } => {
                 Self::bad_request(format!("`{field}` contains the character U+0000"))
             }
+            error @ StoreError::UnboundedSearch { .. } => Self::bad_request(error.to_string()),
             StoreError::MissingReference { .. } => {
                 Self::conflict("something that the request refers to does not exist any more")
             }

@@ -35,15 +35,20 @@ pub enum Permission {
     ManageCollectors,
     /// Change users and registration secrets.
     Administer,
+    /// Read the audit log.
+    ReadAudit,
 }
 
 impl Permission {
     /// Whether the role has it.
     pub fn is_given_to(self, role: Role) -> bool {
-        role >= match self {
-            Self::Read => Role::Viewer,
-            Self::ManageAlerts | Self::ManageCollectors => Role::User,
-            Self::Administer => Role::Admin,
+        match role {
+            Role::Viewer => self == Self::Read,
+            Role::User => matches!(self, Self::Read | Self::ManageAlerts | Self::ManageCollectors),
+            Role::Admin => true,
+            Role::Auditor => self == Self::ReadAudit,
+            // What is not known here gets nothing.
+            _ => false,
         }
     }
 
@@ -54,11 +59,13 @@ impl Permission {
             Self::ManageAlerts => "alerts:write",
             Self::ManageCollectors => "collectors:write",
             Self::Administer => "admin",
+            Self::ReadAudit => "audit:read",
         }
     }
 
     /// Every permission.
-    pub const ALL: [Self; 4] = [Self::Read, Self::ManageAlerts, Self::ManageCollectors, Self::Administer];
+    pub const ALL: [Self; 5] =
+        [Self::Read, Self::ManageAlerts, Self::ManageCollectors, Self::Administer, Self::ReadAudit];
 }
 
 /// What becomes of a request that is sent again with the same idempotency key.

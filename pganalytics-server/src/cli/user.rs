@@ -24,7 +24,7 @@ pub(super) enum UserCommand {
     Create {
         /// The name for sign-in.
         username: Username,
-        /// `admin`, `user` or `viewer`.
+        /// `admin`, `user`, `viewer` or `auditor`, who reads the audit log and nothing else.
         #[arg(long, default_value = "viewer")]
         role: Role,
         /// A file that holds the password.

@@ -42,6 +42,14 @@ pub enum StoreError {
         /// The field, in the caller's words.
         field: &'static str,
     },
+    /// A search for which there is no index, over too long a time.
+    #[error("a search by {field} needs both ends of the time, at most {days} days apart")]
+    UnboundedSearch {
+        /// The field, in the caller's words.
+        field: &'static str,
+        /// How long the time may be, in days.
+        days: i64,
+    },
     /// A value could not be sealed or opened.
     #[error(transparent)]
     Cipher(#[from] FieldCipherError),

@@ -1,8 +1,10 @@
-use chrono::{DateTime, Datelike, Days, Months, NaiveDate, Utc};
+use chrono::{DateTime, Datelike, Days, Duration, Months, NaiveDate, Utc};
 use pganalytics_core::audit::{Actor, ActorKind, AuditEvent, AuditSink, Outcome, Resource};
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::ids::{EventId, UserId};
-use pganalytics_store::postgres::audit_log::{self, AuditCursor, AuditFilter};
+use pganalytics_core::random::{OsRandom, RandomExt};
+use pganalytics_core::session::SessionId;
+use pganalytics_store::postgres::audit_log::{self, AuditCursor, AuditFilter, PERSONAL_RANGE_MAX};
 use pganalytics_store::postgres::metrics::PartitionOutcome;
 use pganalytics_store::postgres::{Database, MigrateError, Migrator, PostgresAuditSink};
 use pganalytics_testkit::TestDatabase;
@@ -101,6 +103,9 @@ async fn each_condition_narrows_the_search() {
     events[2].actor =
         Actor { id: Some("collector 1".into()), kind: ActorKind::Collector, ..Actor::anonymous() };
     events[3].outcome = Outcome::Denied;
+    events[1].request_id = Some("request 1".into());
+    let session = Some(SessionId::for_user(UserId(uuid(7)), uuid(9)));
+    events[3].session = session;
     let Some((_test, database)) = filled(&events).await else { return };
     let mut connection = database.read().await.unwrap();
     let mut found = async |change: &dyn Fn(&mut AuditFilter<'_>)| {
@@ -124,6 +129,8 @@ async fn each_condition_narrows_the_search() {
     assert_eq!(found(&|filter| filter.resource_kind = Some("user")).await, [0, 1, 4]);
     assert_eq!(found(&|filter| filter.resource_id = Some("8")).await, [0, 4]);
     assert_eq!(found(&|filter| filter.outcome = Some(Outcome::Denied)).await, [3]);
+    assert_eq!(found(&|filter| filter.request_id = Some("request 1")).await, [1]);
+    assert_eq!(found(&|filter| filter.session = session).await, [3]);
     assert_eq!(
         found(&|filter| {
             filter.action_prefix = Some("user.");
@@ -133,6 +140,99 @@ async fn each_condition_narrows_the_search() {
         .await,
         [0]
     );
+}
+
+#[tokio::test]
+async fn addresses_and_texts_are_searched_within_a_bounded_time() {
+    let mut events: Vec<AuditEvent> = (0..3).map(|number| event(number, "user.update")).collect();
+    events[0].address = "192.0.2.1".parse().ok();
+    events[1].address = "2001:db8::1".parse().ok();
+    events[1].changes = Some(serde_json::json!({"after": {"name": "Quote \" 100% _ÄB"}}));
+    let Some((_test, database)) = filled(&events).await else { return };
+    let mut connection = database.read().await.unwrap();
+    let mut found = async |network: Option<&str>, text: Option<&str>| {
+        let mut filter = AuditFilter::default();
+        (filter.from, filter.until) = (Some(at(0)), Some(at(0) + PERSONAL_RANGE_MAX));
+        filter.network = network.map(|network| network.parse().unwrap());
+        filter.text = text;
+        let page = audit_log::search(&mut connection, &filter, None, 10).await.unwrap();
+        assert_eq!(audit_log::count(&mut connection, &filter).await.unwrap(), page.events.len() as i64);
+        let numbers = page.events.iter().map(|found| found.event.id.0.as_u128() - uuid(0).as_u128());
+        numbers.collect::<Vec<u128>>()
+    };
+    assert_eq!(found(Some("192.0.2.0/24"), None).await, [0]);
+    assert_eq!(found(Some("2001:db8::/32"), None).await, [1]);
+    assert_eq!(found(Some("198.51.100.0/24"), None).await, [0_u128; 0]);
+    assert_eq!(found(None, Some("quote \" 100% _")).await, [1]);
+    assert_eq!(found(None, Some("QUOTE")).await, [1]);
+    assert_eq!(found(None, Some("%")).await, [1]);
+    assert_eq!(found(None, Some("100_")).await, [0_u128; 0], "no wildcard");
+    assert_eq!(found(Some("192.0.2.0/24"), Some("quote")).await, [0_u128; 0]);
+
+    let late = at(0) + PERSONAL_RANGE_MAX + Duration::microseconds(1);
+    for (from, until) in [(None, None), (Some(at(0)), None), (None, Some(at(1))), (Some(at(0)), Some(late))] {
+        for field in ["address", "text"] {
+            let mut filter = AuditFilter::default();
+            (filter.from, filter.until) = (from, until);
+            match field {
+                "text" => filter.text = Some("x"),
+                _ => filter.network = "192.0.2.0/24".parse().ok(),
+            }
+            let error = audit_log::search(&mut connection, &filter, None, 10).await.unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains(field) && said.contains("31 days"), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn pages_of_a_search_end_where_the_next_begins() {
+    let mut events: Vec<AuditEvent> = (0..20).map(|number| event(number, "test.event")).collect();
+    for event in &mut events[8..12] {
+        event.at = at(10);
+    }
+    for event in events.iter_mut().step_by(2) {
+        event.outcome = Outcome::Failure;
+    }
+    let Some((_test, database)) = filled(&events).await else { return };
+    let mut connection = database.read().await.unwrap();
+    let mut filter = AuditFilter::default();
+    filter.outcome = Some(Outcome::Failure);
+    for limit in [1, 3, 10, 11] {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = audit_log::search(&mut connection, &filter, after, limit).await.unwrap();
+            assert!(page.events.len() <= limit as usize);
+            listed.extend(page.events.into_iter().map(|found| found.event));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        let mut expected: Vec<AuditEvent> = events.iter().step_by(2).cloned().collect();
+        expected.sort_by_key(|event| (event.at, event.id));
+        expected.reverse();
+        assert_eq!(listed, expected, "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn event_is_found_by_its_id_and_tells_that_it_was_erased() {
+    let mut made = recent(1);
+    made.id = EventId(OsRandom.uuid_v7_at(made.at));
+    let Some((_test, database)) = filled(std::slice::from_ref(&made)).await else { return };
+    let mut connection = database.direct().await.unwrap();
+    let found = audit_log::find(&mut connection, made.id).await.unwrap().unwrap();
+    assert_eq!((found.event, found.is_erased), (made.clone(), false));
+    for unknown in [OsRandom.uuid_v7_at(made.at), uuid(1), uuid::Uuid::max(), uuid::Uuid::nil()] {
+        assert_eq!(audit_log::find(&mut connection, EventId(unknown)).await.unwrap(), None, "{unknown}");
+    }
+    let erase = "SELECT audit_erase_personal(array_agg(at), array_agg(id)) FROM audit_events";
+    execute(&mut connection, erase).await.unwrap();
+    let found = audit_log::find(&mut connection, made.id).await.unwrap().unwrap();
+    assert!(found.is_erased);
+    assert_eq!((found.event.changes, found.event.address, found.event.actor.name), (None, None, None));
+    assert_eq!(found.event.actor.id, made.actor.id);
 }
 
 #[tokio::test]

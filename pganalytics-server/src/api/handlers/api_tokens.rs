@@ -82,7 +82,8 @@ async fn list(
 struct CreateToken {
     /// 1 to 255 characters.
     name: String,
-    /// What the token may be used for, of what one's role allows: `read`, `alerts:write`, `collectors:write`, `admin`.
+    /// What the token may be used for, of what one's role allows: `read`, `alerts:write`, `collectors:write`, `admin`,
+    /// `audit:read`.
     scopes: BTreeSet<String>,
     /// When it ends; never, if left out.
     expires_at: Option<DateTime<Utc>>,

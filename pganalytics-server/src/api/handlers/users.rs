@@ -45,7 +45,7 @@ pub(super) struct UserView {
     email: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     full_name: Option<String>,
-    /// `admin`, `user` or `viewer`.
+    /// `admin`, `user`, `viewer` or `auditor`.
     role: &'static str,
     is_active: bool,
     /// Whether the user has chosen the password.
@@ -98,7 +98,7 @@ struct CreateUser {
     #[schema(value_type = String)]
     password: SecretString,
     full_name: Option<String>,
-    /// `admin`, `user` or `viewer`.
+    /// `admin`, `user`, `viewer` or `auditor`.
     #[schema(value_type = String)]
     role: Role,
 }
@@ -130,7 +130,7 @@ async fn create(
 struct UpdateUser {
     email: Option<String>,
     full_name: Option<String>,
-    /// `admin`, `user` or `viewer`.
+    /// `admin`, `user`, `viewer` or `auditor`.
     #[schema(value_type = Option<String>)]
     role: Option<Role>,
     is_active: Option<bool>,
