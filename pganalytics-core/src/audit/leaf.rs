@@ -21,6 +21,10 @@ const EPOCH: i64 = 946_684_800_000_000;
 /// 65535 bytes, as only the owner of the database can store one, is the byte 2 and the SHA-256 of that.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it is read and dropped at once, and hardly any is the small one"
+)]
 pub enum Leaf<'l> {
     /// A row.
     Row(LeafRow<'l>),

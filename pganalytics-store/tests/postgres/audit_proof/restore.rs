@@ -1,6 +1,7 @@
 //! A database that went back behind what is anchored goes on in a new log, and says what is missing.
 
 use pganalytics_core::audit::Actor;
+use pganalytics_core::backup::{BackupTarget, PutMode};
 use pganalytics_core::tlog::TreeSize;
 use pganalytics_store::postgres::{Finding, LogFault, Notice};
 
@@ -138,6 +139,38 @@ async fn recovery_that_was_cut_short_is_finished_with_its_record() {
     log.seal().await;
     let report = log.verify().await;
     assert!(report.is_clean(), "{report}");
+}
+
+#[tokio::test]
+async fn what_was_anchored_and_not_published_is_on_record() {
+    let Some(mut log) = ProvedLog::empty().await else { return };
+    log.append(0..10).await;
+    log.seal().await;
+    let backup = log.backup().await;
+    let mut checkpoints = vec![log.published(1).await];
+    for _ in 0..2 {
+        log.append(10 * checkpoints.len() as u128..10 * checkpoints.len() as u128 + 10).await;
+        log.seal().await;
+        checkpoints.push(log.published(1).await);
+    }
+    let publish = async |log: &ProvedLog, place: usize| {
+        let (path, text) = (ProvedLog::path("era-1/checkpoint"), checkpoints[place].to_string());
+        log.target.put(&path, text.into(), PutMode::Overwrite).await.unwrap();
+    };
+    // Its sealer was cut short after it had anchored the last one.
+    publish(&log, 1).await;
+    log.connect(&backup).await;
+    let recovered = recover(&log).await.unwrap();
+    assert_eq!(recovered.record.logs[0].anchored, TreeSize(30));
+    assert_eq!((recovered.record.lost, recovered.gap.missing.events.len()), (20, 10));
+    log.seal().await;
+    let report = log.verify().await;
+    assert!(report.is_clean(), "{report}");
+    // Cut off further than that, it is not what was closed.
+    publish(&log, 0).await;
+    let report = log.verify().await;
+    let cut_off = LogFault::CutOff { place: "on record since it was closed", before: 30, now: 10 };
+    assert_eq!(report.findings, [Finding::Log { era: 1, fault: cut_off }]);
 }
 
 #[tokio::test]

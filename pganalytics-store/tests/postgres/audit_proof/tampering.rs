@@ -383,6 +383,15 @@ async fn seal_or_anchor_that_is_gone_is_named() {
 }
 
 #[tokio::test]
+async fn published_checkpoint_that_is_gone_is_named() {
+    let Some(log) = ProvedLog::sealed().await else { return };
+    log.target.delete(&ProvedLog::path("era-1/checkpoint")).await.unwrap();
+    let report = log.verify().await;
+    assert_eq!(report.findings, [Finding::Log { era: 1, fault: LogFault::NoCheckpoint }]);
+    assert_eq!(report.rows, 30, "the checkpoint of the newest seal serves");
+}
+
+#[tokio::test]
 async fn eras_that_are_gone_are_named() {
     let Some(log) = ProvedLog::sealed().await else { return };
     log.attack("DELETE FROM audit_seals; DELETE FROM audit_eras").await;

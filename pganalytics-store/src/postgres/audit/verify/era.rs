@@ -6,6 +6,7 @@ use pganalytics_core::tlog::{
 };
 use sqlx::PgConnection;
 
+use super::super::recover::ClosedLog;
 use super::AuditVerifyError;
 use super::finding::Finding;
 use super::findings::Findings;
@@ -28,8 +29,17 @@ pub(super) struct EraLog {
     /// Its leaves, if its tiles lead to the root.
     pub(super) log: Option<LogLeaves>,
     pub(super) seals: Vec<StoredSeal>,
-    /// How many leaves the database should have the seals of, if that is not all.
-    pub(super) lost_from: Option<u64>,
+    /// What is on record about its end, if it was closed.
+    pub(super) closed: Option<ClosedLog>,
+}
+
+/// What is published.
+#[derive(PartialEq, Eq)]
+enum Published {
+    Believed(Checkpoint),
+    /// What is there is not believed, which was said.
+    Refused,
+    Missing,
 }
 
 /// Where an era lies in the target.
@@ -43,13 +53,13 @@ impl EraLog {
         connection: &mut PgConnection,
         target: &Arc<dyn BackupTarget>,
         trust: &AuditTrust,
-        (stored, lost_from): (&StoredEra, Option<u64>),
+        (stored, closed): (&StoredEra, Option<ClosedLog>),
         findings: &Findings,
     ) -> Result<Self, AuditVerifyError> {
         let era = stored.era;
         let reader = TileReader::new(Arc::clone(target)).with_prefix(prefix_of(era));
         let policy = trust.policy(era)?;
-        let mut log = Self { era, policy, reader, checkpoint: None, log: None, seals: Vec::new(), lost_from };
+        let mut log = Self { era, policy, reader, checkpoint: None, log: None, seals: Vec::new(), closed };
         let fault = |fault| findings.add(Finding::Log { era, fault });
         if stored.origin != trust.origin(era).as_str() {
             fault(LogFault::OtherLog { found: stored.origin.clone() });
@@ -57,9 +67,12 @@ impl EraLog {
         let published = log.published(trust, &fault).await?;
         let anchors = anchors(target, era).await?;
         log.seals = stored::seals(connection, era).await?;
+        if published == Published::Missing && log.seals.iter().any(|seal| seal.published) {
+            fault(LogFault::NoCheckpoint);
+        }
         log.checkpoint = match published {
-            Some(published) => Some(published),
-            None => log.newest_believed(connection, trust).await?,
+            Published::Believed(published) => Some(published),
+            _ => log.newest_believed(connection, trust).await?,
         };
         for name in &anchors {
             if !log.has_anchor(name) {
@@ -71,6 +84,9 @@ impl EraLog {
                 Ok(tree) => log.log = Some(LogLeaves::new(tree, log.reader.clone())),
                 Err(error) => fault(tiles_fault(error)?),
             }
+        }
+        if let Some(reason) = log.check_closed().await? {
+            fault(reason);
         }
         Ok(log)
     }
@@ -148,23 +164,50 @@ impl EraLog {
         &self,
         trust: &AuditTrust,
         fault: &impl Fn(LogFault),
-    ) -> Result<Option<Checkpoint>, AuditVerifyError> {
+    ) -> Result<Published, AuditVerifyError> {
         let published = match self.reader.checkpoint().await {
-            Ok(published) => published,
+            Ok(Some(published)) => published,
+            Ok(None) => return Ok(Published::Missing),
             Err(error) => {
                 fault(tiles_fault(error)?);
-                None
+                return Ok(Published::Refused);
             }
         };
-        let Some(published) = published else { return Ok(None) };
         match published.verify(&self.policy, trust.ed25519()) {
-            Ok(verified) => Ok(Some(verified.checkpoint().clone())),
+            Ok(verified) => Ok(Published::Believed(verified.checkpoint().clone())),
             Err(error) => {
                 let size = published.unverified().size().0;
                 fault(LogFault::Untrusted { place: "published", size, reason: error.to_string() });
-                Ok(None)
+                Ok(Published::Refused)
             }
         }
+    }
+
+    /// Whether a log that was closed is as it was then.
+    async fn check_closed(&self) -> Result<Option<LogFault>, AuditVerifyError> {
+        const PLACE: &str = "on record since it was closed";
+        let (Some(closed), Some(checkpoint)) = (&self.closed, &self.checkpoint) else { return Ok(None) };
+        let (size, anchored) = (checkpoint.size(), closed.anchored);
+        if size > anchored {
+            let reason = "the log went on after it was closed".into();
+            return Ok(Some(LogFault::Gap { reason }));
+        }
+        let mut last = checkpoint.clone();
+        if size < anchored {
+            // What was anchored last need not have been published.
+            match self.reader.anchored_after(size).await {
+                Ok(Some(pending)) if pending.unverified().size() == anchored => {
+                    last = pending.unverified().clone();
+                }
+                Ok(_) => {
+                    let (before, now) = (anchored.0, size.0);
+                    return Ok(Some(LogFault::CutOff { place: PLACE, before, now }));
+                }
+                Err(error) => return tiles_fault(error).map(Some),
+            }
+        }
+        let is_same = *last.root() == closed.root;
+        Ok((!is_same).then_some(LogFault::TwoHistories { place: PLACE, size: anchored.0 }))
     }
 
     /// Where none is published to be believed, that of the newest seal serves.
@@ -187,8 +230,9 @@ impl EraLog {
     fn has_anchor(&self, name: &str) -> bool {
         let after = name.rsplit_once("/after-").and_then(|(_, size)| size.parse().ok());
         let Some(after) = after else { return false };
-        let lost = self.lost_from.is_some_and(|from| after >= from && after < self.size());
-        lost || self.seals.binary_search_by_key(&after, |seal| seal.first).is_ok()
+        let lost = |closed: &ClosedLog| (closed.database.0..closed.anchored.0).contains(&after);
+        self.closed.as_ref().is_some_and(lost)
+            || self.seals.binary_search_by_key(&after, |seal| seal.first).is_ok()
     }
 }
 

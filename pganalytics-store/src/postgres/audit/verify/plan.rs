@@ -75,7 +75,7 @@ impl Plan {
             self.leaves += seal.leaves;
             next = seal.end();
         }
-        let expected = log.lost_from.unwrap_or(log.size());
+        let expected = log.closed.as_ref().map_or(log.size(), |closed| closed.database.0);
         if next < expected {
             self.fault(log, LogFault::CutOff { place: "anchored", before: expected, now: next });
             self.leaves += expected - next;

@@ -190,13 +190,8 @@ impl AuditVerifier {
         for era in &eras {
             let origin = self.trust.origin(era.era);
             let closed = gaps.iter().rev().flatten().find_map(|gap| gap.log(&origin));
-            let lost_from = closed.map(|closed| closed.database.0);
-            let log = EraLog::open(connection, &self.target, &self.trust, (era, lost_from), findings).await?;
-            if closed.is_some_and(|closed| log.size() > closed.anchored.0) {
-                let reason = "the log went on after it was closed".into();
-                findings.add(Finding::Log { era: era.era, fault: LogFault::Gap { reason } });
-            }
-            logs.push(log);
+            let stored = (era, closed.cloned());
+            logs.push(EraLog::open(connection, &self.target, &self.trust, stored, findings).await?);
         }
         self.check_kept(&mut logs, findings).await?;
         self.check_known(&logs, findings).await?;

@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -137,10 +138,10 @@ impl AuditVerifier {
 }
 
 fn tree_of<'t>(trees: &'t mut Trees, logs: &[EraLog], log: usize) -> Option<&'t mut LogLeaves> {
-    if !trees.contains_key(&log) {
-        trees.insert(log, logs[log].log.clone()?);
+    match trees.entry(log) {
+        Entry::Occupied(known) => Some(known.into_mut()),
+        Entry::Vacant(new) => Some(new.insert(logs[log].log.clone()?)),
     }
-    trees.get_mut(&log)
 }
 
 /// The months of which no row is left.

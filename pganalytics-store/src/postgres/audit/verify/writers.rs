@@ -1,3 +1,4 @@
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -65,11 +66,10 @@ impl WriterKeys {
     /// Checks the checksum of a row.
     pub(super) async fn check(&mut self, row: &LeafRow<'_>) -> Result<MacCheck, FieldCipherError> {
         let (Some(cipher), Some(mac)) = (&self.cipher, row.mac) else { return Ok(MacCheck::Unchecked) };
-        if !self.known.contains_key(&row.writer) {
-            let keys = RowMacKey::all(&**cipher, row.writer).await?;
-            self.known.insert(row.writer, keys);
-        }
-        let keys = &self.known[&row.writer];
+        let keys = match self.known.entry(row.writer) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(RowMacKey::all(&**cipher, row.writer).await?),
+        };
         Ok(match keys.iter().find(|key| key.made(mac)) {
             Some(key) if key.sign(row.signed) == mac => MacCheck::Valid,
             Some(_) => MacCheck::Wrong,
