@@ -12,6 +12,8 @@ mod api_tokens;
 mod audit_log;
 #[path = "postgres/audit_proof/mod.rs"]
 mod audit_proof;
+#[path = "postgres/audit_seal.rs"]
+mod audit_seal;
 #[path = "postgres/audit_writer.rs"]
 mod audit_writer;
 #[path = "postgres/collectors.rs"]

@@ -43,9 +43,10 @@ pub mod users;
 
 pub use audit::{
     AuditGap, AuditProgress, AuditProver, AuditRecoverError, AuditRecovered, AuditRecovery, AuditReport,
-    AuditTrust, AuditVerifier, AuditVerifyError, AuditWriter, ClosedLog, EraReport, ErasureOrders, EventName,
-    EventProving, Finding, GapRecord, InvalidGapRecord, LeafBytes, LeafReader, LogFault, MissingLeaves,
-    NoOrders, Notice, PostgresAuditSink, ROW_MACS, Removed,
+    AuditSealError, AuditSealStatus, AuditSealer, AuditTrust, AuditVerifier, AuditVerifyError, AuditWriter,
+    ClosedLog, EraReport, ErasureOrders, EventName, EventProving, Finding, GapRecord, InvalidGapRecord,
+    LeafBytes, LeafReader, LogFault, MissingLeaves, NoOrders, Notice, PostgresAuditSink, ROW_MACS, Removed,
+    Sealed,
 };
 pub use config::PostgresConfig;
 pub use data_key_store::PostgresDataKeyStore;

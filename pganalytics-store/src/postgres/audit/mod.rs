@@ -8,6 +8,7 @@ mod leaf_reader;
 mod mac;
 mod recover;
 mod row;
+mod seal;
 mod sink;
 mod verify;
 mod writer;
@@ -20,6 +21,7 @@ pub use recover::{
     AuditGap, AuditRecoverError, AuditRecovered, AuditRecovery, ClosedLog, GapRecord, InvalidGapRecord,
     MissingLeaves,
 };
+pub use seal::{AuditSealError, AuditSealStatus, AuditSealer, Sealed};
 pub use sink::PostgresAuditSink;
 pub use verify::{
     AuditProgress, AuditProver, AuditReport, AuditTrust, AuditVerifier, AuditVerifyError, EraReport,

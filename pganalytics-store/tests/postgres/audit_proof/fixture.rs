@@ -3,7 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt};
 use pganalytics_core::audit::{Actor, ActorKind, AuditEvent, AuditSink, Outcome, Resource};
 use pganalytics_core::backup::{BackupTarget, MemoryBackupTarget, ObjectPath};
 use pganalytics_core::clock::SystemClock;
@@ -12,13 +11,11 @@ use pganalytics_core::keys::{FieldCipher, KeyName};
 use pganalytics_core::random::OsRandom;
 use pganalytics_core::signing::MemorySigningKeyStore;
 use pganalytics_core::testing::ManualClock;
-use pganalytics_core::tlog::{
-    AuthenticTree, Checkpoint, NoteSigner, SignedCheckpoint, TileReader, TileStore, TreeEdge, TreeGrowth,
-};
+use pganalytics_core::tlog::{NoteSigner, SignedCheckpoint, TileReader};
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig};
 use pganalytics_crypto::env_key_manager::{EnvKeyManager, EnvKeyManagerConfig};
 use pganalytics_store::postgres::{
-    AuditRecovery, AuditReport, AuditTrust, AuditVerifier, Database, Finding, PostgresAuditSink,
+    AuditRecovery, AuditReport, AuditSealer, AuditTrust, AuditVerifier, Database, Finding, PostgresAuditSink,
 };
 use pganalytics_testkit::TestDatabase;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
@@ -194,103 +191,20 @@ pub(crate) fn event(number: u128) -> AuditEvent {
     event
 }
 
-// A sealer as simple as can be.
-
-const LEAF: &str = "at, id, writer, writer_sequence, actor_kind, actor_id, actor_role, action, resource_type, \
-    resource_id, outcome, reason, request_id, session_id, provider, actor_name_commitment, address_commitment, \
-    user_agent_commitment, changes_commitment, mac, era, xid";
-
-const EVERYTHING: &str = "9223372036854775807:9223372036854775807:";
-
 impl ProvedLog {
-    /// Seals what there is; nothing is sealed if the log has gone on without this database.
-    pub(crate) async fn seal(&self) {
-        let mut transaction = self.database.begin().await.unwrap();
-        sqlx::raw_sql(AssertSqlSafe(format!(
-            "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ; \
-             INSERT INTO audit_eras SELECT 1, '{LOG}/1', system_identifier, now() FROM pg_control_system() \
-             WHERE NOT EXISTS (SELECT FROM audit_eras)"
-        )))
-        .execute(&mut *transaction)
-        .await
-        .unwrap();
-        let (era, snapshot): (i16, String) =
-            sqlx::query_as("SELECT max(era), pg_current_snapshot()::text FROM audit_eras")
-                .fetch_one(&mut *transaction)
-                .await
-                .unwrap();
-        let begun: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM audit_seals WHERE era = $1)")
-            .bind(era)
-            .fetch_one(&mut *transaction)
-            .await
-            .unwrap();
-        if !begun {
-            for old in 1..era {
-                self.seal_rows(&mut transaction, (era, old), EVERYTHING).await;
-            }
-        }
-        self.seal_rows(&mut transaction, (era, era), &snapshot).await;
-        transaction.commit().await.unwrap();
+    pub(crate) fn sealer(&self) -> AuditSealer {
+        AuditSealer::new(
+            (self.database.clone(), self.target.clone()),
+            LOG.parse().unwrap(),
+            vec![self.note_signer()],
+            self.cipher.clone(),
+            (self.clock.clone(), Arc::new(OsRandom)),
+        )
     }
 
-    async fn seal_rows(&self, transaction: &mut PgConnection, (era, rows_era): (i16, i16), snapshot: &str) {
-        let before: Option<String> = sqlx::query_scalar(
-            "SELECT snapshot::text FROM audit_seals WHERE rows_era = $1 ORDER BY era DESC, number DESC LIMIT 1",
-        )
-        .bind(rows_era)
-        .fetch_optional(&mut *transaction)
-        .await
-        .unwrap();
-        let before = before.unwrap_or("1:1:".into());
-        let copy = format!(
-            "COPY (SELECT {LEAF} FROM audit_events WHERE era = {rows_era} \
-             AND pg_visible_in_snapshot(xid, '{snapshot}') AND NOT pg_visible_in_snapshot(xid, '{before}') \
-             ORDER BY xid, at, id) TO STDOUT (FORMAT binary)"
-        );
-        let rows: Vec<_> =
-            transaction.copy_out_raw(&copy).await.unwrap().boxed().try_collect().await.unwrap();
-        let rows = rows.concat();
-        let reader = self.reader(era);
-        let store =
-            TileStore::new(self.target.clone()).unwrap().with_prefix(Self::path(&format!("era-{era}")));
-        let edge = match reader.checkpoint().await.unwrap() {
-            None => TreeEdge::new(),
-            Some(published) => {
-                let tree = AuthenticTree::open(reader, published.unverified().clone()).await.unwrap();
-                tree.edge().await.unwrap()
-            }
-        };
-        let mut growth = TreeGrowth::new(edge);
-        let mut rest = &rows[19..];
-        while rest[..2] != [0xff, 0xff] {
-            let mut end = 2;
-            for _ in 0..22 {
-                let length = i32::from_be_bytes(*rest[end..].first_chunk().unwrap());
-                end += 4 + usize::try_from(length).unwrap_or(0);
-            }
-            growth.append([&[1], &rest[2..end]].concat().into()).unwrap();
-            rest = &rest[end..];
-        }
-        if growth.size() == growth.old_size() {
-            return;
-        }
-        let origin = format!("{LOG}/{era}").parse().unwrap();
-        let checkpoint = Checkpoint::new(origin, growth.size(), growth.root()).unwrap();
-        let signed = self.note_signer().sign_note(checkpoint.to_text().unwrap()).await.unwrap();
-        let signed = SignedCheckpoint::new(signed).unwrap();
-        store.extend(&growth, &signed).await.unwrap();
-        sqlx::query(
-            "INSERT INTO audit_seals SELECT $1, coalesce(max(number), 0) + 1, $2, $3::pg_snapshot, $4, $5, $6, \
-             now(), now() FROM audit_seals WHERE era = $1",
-        )
-        .bind(era)
-        .bind(rows_era)
-        .bind(snapshot)
-        .bind(growth.old_size().0 as i64)
-        .bind((growth.size().0 - growth.old_size().0) as i64)
-        .bind(signed.to_string())
-        .execute(transaction)
-        .await
-        .unwrap();
+    /// Seals all that there is.
+    pub(crate) async fn seal(&self) {
+        let sealer = self.sealer();
+        while sealer.seal().await.unwrap().is_some_and(|sealed| sealed.more) {}
     }
 }

@@ -1,7 +1,7 @@
 //! The audit log beside its anchors.
 
 mod erasure;
-mod fixture;
+pub(crate) mod fixture;
 mod prove;
 #[path = "restore.rs"]
 mod restore_is_recovered_not_forked;

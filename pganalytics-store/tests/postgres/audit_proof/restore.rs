@@ -3,7 +3,7 @@
 use pganalytics_core::audit::Actor;
 use pganalytics_core::backup::{BackupTarget, PutMode};
 use pganalytics_core::tlog::TreeSize;
-use pganalytics_store::postgres::{Finding, LogFault, Notice};
+use pganalytics_store::postgres::{AuditSealError, Finding, LogFault, Notice};
 
 use super::fixture::ProvedLog;
 use crate::samples::uuid;
@@ -32,6 +32,12 @@ async fn recover(log: &ProvedLog) -> Option<pganalytics_store::postgres::AuditRe
 #[tokio::test]
 async fn log_goes_on_after_a_restore() {
     let Some(log) = restored().await else { return };
+    let anchored = log.published(1).await;
+    for _ in 0..2 {
+        let refused = log.sealer().seal().await.unwrap_err();
+        assert!(matches!(refused, AuditSealError::Behind { .. }), "{refused}");
+    }
+    assert_eq!(log.published(1).await, anchored);
     let report = log.verify().await;
     let cut_off = LogFault::CutOff { place: "anchored", before: 40, now: 10 };
     assert!(report.findings.contains(&Finding::Log { era: 1, fault: cut_off }), "{report}");

@@ -37,7 +37,7 @@ async fn untouched_log_of_many_seals_is_clean() {
         log.append_at_once(seal * 100..seal * 100 + 100).await;
         if seal == 20 {
             let row = "INSERT INTO audit_events (at, id, writer, writer_sequence, actor_kind, action, outcome) \
-                VALUES (now(), gen_random_uuid(), gen_random_uuid(), 0, 'user', 'user.create', 'success')";
+                VALUES (now(), gen_random_uuid(), gen_random_uuid(), 0, 'system', 'data_key.add', 'success')";
             sqlx::query(row).execute(&mut *long).await.unwrap();
             long.commit().await.unwrap();
             long = log.database.begin().await.unwrap();

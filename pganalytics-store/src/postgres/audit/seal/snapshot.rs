@@ -1,0 +1,106 @@
+use std::fmt::{self, Write};
+
+/// What a transaction could see, as a `pg_snapshot` says it: transactions before `xmax`, but for those that were in progress.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SealSnapshot {
+    xmin: u64,
+    xmax: u64,
+    in_progress: Vec<u64>,
+}
+
+impl SealSnapshot {
+    /// Sees nothing.
+    pub(super) fn nothing() -> Self {
+        Self { xmin: 1, xmax: 1, in_progress: Vec::new() }
+    }
+
+    /// Sees all transactions of an era that is over.
+    pub(super) fn everything() -> Self {
+        let end = i64::MAX.unsigned_abs();
+        Self { xmin: end, xmax: end, in_progress: Vec::new() }
+    }
+
+    /// Reads the text of a `pg_snapshot`.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.splitn(3, ':');
+        let xmin = parts.next()?.parse().ok()?;
+        let xmax = parts.next()?.parse().ok()?;
+        let in_progress = parts.next()?.split(',').filter(|xid| !xid.is_empty());
+        let in_progress = in_progress.map(|xid| xid.parse().ok()).collect::<Option<_>>()?;
+        Some(Self { xmin, xmax, in_progress })
+    }
+
+    /// The same, had it been taken before this transaction and all after it had begun.
+    pub(super) fn before(mut self, xid: u64) -> Self {
+        self.xmax = self.xmax.min(xid);
+        self.xmin = self.xmin.min(self.xmax);
+        self.in_progress.retain(|in_progress| *in_progress < xid);
+        self
+    }
+
+    /// The condition on rows `e` that this snapshot does not see. Both parts of it are found by the index, so that a transaction
+    /// that stays open for long does not have everything read again that came after it.
+    pub(super) fn unseen(&self) -> String {
+        let mut sql = format!("(e.xid >= '{}'::xid8", self.xmax);
+        if !self.in_progress.is_empty() {
+            sql.push_str(" OR e.xid = ANY ('{");
+            self.list(&mut sql);
+            sql.push_str("}'::xid8[])");
+        }
+        sql.push(')');
+        sql
+    }
+
+    /// The condition on rows `e` that this snapshot sees.
+    pub(super) fn seen(&self) -> String {
+        format!("e.xid < '{}'::xid8 AND pg_visible_in_snapshot(e.xid, '{self}'::pg_snapshot)", self.xmax)
+    }
+
+    fn list(&self, into: &mut String) {
+        for (place, xid) in self.in_progress.iter().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            write!(into, "{comma}{xid}").expect("a string takes everything");
+        }
+    }
+}
+
+impl fmt::Display for SealSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut list = String::new();
+        self.list(&mut list);
+        write!(f, "{}:{}:{list}", self.xmin, self.xmax)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn snapshots_are_written_as_they_are_read() {
+        for text in ["10:20:10,14", "10:10:", "1:1:"] {
+            assert_eq!(SealSnapshot::parse(text).unwrap().to_string(), text);
+        }
+        for text in ["", "10", "10:20", "10:20:x", "10:20:14'", "a:20:", "10:b:", "10:20:1:2"] {
+            assert_eq!(SealSnapshot::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn cut_snapshot_sees_no_later_transaction() {
+        let snapshot = SealSnapshot::parse("10:20:10,14").unwrap();
+        assert_eq!(snapshot.clone().before(12).to_string(), "10:12:10");
+        assert_eq!(snapshot.clone().before(10).to_string(), "10:10:");
+        assert_eq!(snapshot.clone().before(7).to_string(), "7:7:");
+        assert_eq!(snapshot.clone().before(30), snapshot);
+    }
+
+    #[test]
+    fn what_is_unseen_began_later_or_was_in_progress() {
+        assert_eq!(SealSnapshot::parse("10:10:").unwrap().unseen(), "(e.xid >= '10'::xid8)");
+        assert_eq!(
+            SealSnapshot::parse("10:20:10,14").unwrap().unseen(),
+            "(e.xid >= '20'::xid8 OR e.xid = ANY ('{10,14}'::xid8[]))"
+        );
+    }
+}
