@@ -25,6 +25,7 @@ use crate::config::ServerConfig;
 use crate::cookies::Cookies;
 use crate::identity::Identity;
 use crate::lifecycle::Lifecycle;
+use crate::wiring::AuditLog;
 
 /// The services of a server. Clones share them.
 pub type App = Arc<Services>;
@@ -84,6 +85,8 @@ pub struct Services {
     pub registration_secret: Option<SecretString>,
     /// Where requests are recorded, if they are. Somebody has to [drain](crate::audit_drain::AuditDrain) it.
     pub audit: Option<FanOutAuditSink>,
+    /// What seals the audit log; `None` if the configuration names no log.
+    pub audit_log: Option<AuditLog>,
     /// What `/metrics` shows.
     pub prometheus: PrometheusHandle,
 }

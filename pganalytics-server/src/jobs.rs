@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::error_chain;
 use crate::app::App;
-use crate::wiring::SERVER_SILENCE_MAX;
+use crate::wiring::{AuditLog, SERVER_SILENCE_MAX};
 
 /// How often a server says that it is there.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
@@ -107,6 +107,12 @@ pub fn start(app: App) -> Background {
     background.every(ROTATION_DUE_EVERY, "signing keys", app.clone(), rotate_signing_keys);
     for job in LEADER_JOBS {
         background.lead(app.clone(), job);
+    }
+    if let Some(log) = &app.config.audit.log {
+        let period = log.seal_every_seconds.as_duration();
+        background.every(COUNT_EVERY, "audit log", app.clone(), watch_audit_log);
+        let run = |app| -> JobFuture { Box::pin(seal_audit_log(app)) };
+        background.lead(app.clone(), LeaderJob { role: "audit-seal", period, run });
     }
     background
 }
@@ -231,10 +237,58 @@ async fn forget_rates(app: App) -> Result<(), StoreError> {
 }
 
 async fn rotate_signing_keys(app: App) -> Result<(), StoreError> {
-    match app.signing_keys.rotate_if_due().await {
-        Ok(Some(key)) => tracing::info!(%key, "the signing key has a successor"),
-        Ok(None) => {}
-        Err(error) => tracing::warn!(error = %error_chain(&error), "signing keys were not rotated"),
+    for keys in [Some(&app.signing_keys), app.audit_log.as_ref().map(|log| &log.keys)].into_iter().flatten() {
+        match keys.rotate_if_due().await {
+            Ok(Some(key)) => tracing::info!(%key, "the signing key has a successor"),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(error = %error_chain(&error), "signing keys were not rotated"),
+        }
+    }
+    Ok(())
+}
+
+/// Seals what there is of the audit log.
+async fn seal_audit_log(app: App) -> Result<(), StoreError> {
+    let Some(AuditLog { sealer, .. }) = &app.audit_log else { return Ok(()) };
+    let failing = ::metrics::gauge!("pganalytics_audit_seal_failing");
+    loop {
+        match sealer.seal().await {
+            Ok(sealed) => {
+                failing.set(0.0);
+                let findings = sealed.as_ref().map_or(0, |sealed| sealed.findings);
+                ::metrics::counter!("pganalytics_audit_findings_total").increment(findings as u64);
+                if sealed.is_none_or(|sealed| !sealed.more) {
+                    return Ok(());
+                }
+            }
+            Err(error) => {
+                failing.set(1.0);
+                tracing::error!(error = %error_chain(&error), "the audit log was not sealed");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Shows how far the audit log is sealed, and raises the alarm when an event waits for too long.
+async fn watch_audit_log(app: App) -> Result<(), StoreError> {
+    let Some((AuditLog { sealer, .. }, config)) = app.audit_log.as_ref().zip(app.config.audit.log.as_ref())
+    else {
+        return Ok(());
+    };
+    let status = match sealer.status().await {
+        Ok(status) => status,
+        Err(error) => {
+            tracing::warn!(error = %error_chain(&error), "it is not known how far the audit log is sealed");
+            return Ok(());
+        }
+    };
+    let oldest = status.as_ref().and_then(|status| status.oldest_unsealed);
+    let lag = oldest.and_then(|oldest| (app.clock.now() - oldest).to_std().ok()).unwrap_or_default();
+    ::metrics::gauge!("pganalytics_audit_seal_lag_seconds").set(lag.as_secs_f64());
+    ::metrics::gauge!("pganalytics_audit_log_size").set(status.map_or(0, |status| status.size) as f64);
+    if lag > config.maximum_merge_delay_seconds.as_duration() {
+        tracing::error!(?lag, "an audit event has waited longer to be sealed than the maximum merge delay");
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod administration;
 mod audit;
+mod audit_log;
 mod keys;
 
 pub use administration::{
@@ -9,6 +10,7 @@ pub use administration::{
     replace_lost_signing_keys, servers_without_newest_keys, signing_key_store, signing_keys,
     stored_data_keys,
 };
+pub use audit_log::AuditLog;
 pub use keys::{DataKeyUse, KeyNames, create_keys, data_key_use, rotate_wrapping};
 
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -27,6 +29,7 @@ use pganalytics_auth::token::{
 };
 use pganalytics_core::audit::{Actor, AuditError};
 use pganalytics_core::auth::{AuthProvider, ProviderId};
+use pganalytics_core::backup::BackupTargetError;
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::error::Retry;
 use pganalytics_core::ids::InstanceId;
@@ -164,6 +167,17 @@ pub enum WiringError {
         /// What is wrong.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The name of the log is none.
+    #[error(
+        "`audit.log.name` is wrong: it is one line without spaces, best a host and a path like `example.com/audit`"
+    )]
+    AuditLogName,
+    /// The log cannot be anchored there.
+    #[error("`audit.log.anchor` cannot be used: the folder has to belong to the server's user")]
+    AuditAnchor(#[source] BackupTargetError),
+    /// The keys that sign the log cannot be used.
+    #[error("the keys that sign the audit log cannot be used")]
+    AuditLogKeys(#[source] Ed25519SignerError),
     /// The key that signs audit events cannot be had.
     #[error("the key that signs audit events cannot be had")]
     AuditKey(#[source] FieldCipherError),
@@ -177,7 +191,7 @@ impl WiringError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Database(cause) => cause.retry(),
-            Self::SigningKeys(cause) => cause.retry(),
+            Self::SigningKeys(cause) | Self::AuditLogKeys(cause) => cause.retry(),
             Self::DataKeys(cause) => cause.retry(),
             Self::AuditKey(FieldCipherError::KeyUnavailable { .. }) => Retry::Later,
             _ => Retry::Never,
@@ -245,7 +259,20 @@ pub async fn services_with_clock(
     let phase = encryption_phase(&database).await?;
     let random: Arc<dyn Random> = Arc::new(BufferedRandom::new(OsRandom));
     let audit = audit::access_log(&config.audit, &database, &clock, &random).await?;
-    assemble(config, process, (clock, random), database, Opened { keys, phase, audit })
+    let audit_log = match &config.audit.log {
+        None => None,
+        Some(log) => {
+            let means = audit_log::Means {
+                database: &database,
+                keys: Arc::clone(&keys.manager),
+                cipher: Arc::new(keys.cipher.clone()),
+                clock: &clock,
+                random: &random,
+            };
+            Some(audit_log::audit_log(log, &config.keys, means).await?)
+        }
+    };
+    assemble(config, process, (clock, random), database, Opened { keys, phase, audit, audit_log })
 }
 
 /// Has the audit events that are stored through this database signed.
@@ -273,7 +300,7 @@ pub async fn unconnected_services(config: ServerConfig, process: Process) -> Res
     let (signing, data) =
         (Arc::new(MemorySigningKeyStore::default()), Arc::new(MemoryDataKeyStore::default()));
     let keys = keys(&config, signing, data, &clock).await?;
-    let opened = Opened { keys, phase: EncryptionPhase::Final, audit: None };
+    let opened = Opened { keys, phase: EncryptionPhase::Final, audit: None, audit_log: None };
     assemble(config, process, (clock, Arc::new(OsRandom)), database, opened)
 }
 
@@ -282,10 +309,12 @@ struct Opened {
     keys: Keys,
     phase: EncryptionPhase,
     audit: Option<FanOutAuditSink>,
+    audit_log: Option<AuditLog>,
 }
 
 /// What signs, and what seals.
 struct Keys {
+    manager: Arc<dyn KeyManager>,
     signing: Arc<Ed25519Signer>,
     cipher: EnvelopeFieldCipher,
 }
@@ -299,8 +328,8 @@ async fn keys(
     let manager = keys::key_manager(&config.keys, &config.encryption, clock)?;
     // First, since it says more of what is wrong with the keys.
     let cipher = keys::cipher(config, data, Arc::clone(&manager), Arc::clone(clock)).await?;
-    let signing = signer(config, signing, manager, clock).await?;
-    Ok(Keys { signing, cipher })
+    let signing = signer(config, signing, Arc::clone(&manager), clock).await?;
+    Ok(Keys { manager, signing, cipher })
 }
 
 fn assemble(
@@ -308,7 +337,7 @@ fn assemble(
     process: Process,
     (clock, random): (Arc<dyn Clock>, Arc<dyn Random>),
     database: Database,
-    Opened { keys: Keys { signing: signing_keys, cipher }, phase, audit }: Opened,
+    Opened { keys: Keys { signing: signing_keys, cipher, .. }, phase, audit, audit_log }: Opened,
 ) -> Result<App, WiringError> {
     let signer: Arc<dyn Signer> = signing_keys.clone();
     let data_keys = cipher.data_keys();
@@ -361,6 +390,7 @@ fn assemble(
         push_memory: PushMemory::new(config.metrics.push_memory_bytes.get()),
         registration_secret: registration_secret(&config)?,
         audit,
+        audit_log,
         prometheus: process.prometheus,
         config,
         clock,
@@ -390,6 +420,9 @@ pub fn check(config: &ServerConfig) -> Result<(), WiringError> {
     legacy_verifier(config, &clock)?;
     registration_secret(config)?;
     audit::check(&config.audit)?;
+    if let Some(log) = &config.audit.log {
+        audit_log::name(log)?;
+    }
     if config.auth.session_store == SessionStoreKind::Redis {
         redis(&config.redis, &(Arc::new(OsRandom) as Arc<dyn Random>))?;
     }

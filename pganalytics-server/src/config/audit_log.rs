@@ -18,16 +18,31 @@ pub struct AuditLogConfig {
     /// Seconds from one seal to the next.
     #[serde(default = "seal_every")]
     pub seal_every_seconds: Seconds<1, 3600>,
-    /// Seconds within which an event is sealed. When the oldest that is not sealed is older, the health of the servers says so.
+    /// Seconds within which an event is sealed. When the oldest that is not sealed is older, the log of each server says
+    /// so, and the gauge `pganalytics_audit_seal_lag_seconds`.
     #[serde(default = "maximum_merge_delay")]
     pub maximum_merge_delay_seconds: Seconds<10, 86_400>,
     /// Days after which the key that signs checkpoints is replaced. For a day both sign.
     #[serde(default = "key_rotation")]
     pub key_rotation_days: Bounded<2, 3650>,
-    /// The keys that `audit verify` believes, as `audit status` shows them. With none, it believes those in the database, which
+    /// The keys of the log that `audit verify` believes, as it shows them. With none, it believes those in the database, which
     /// whoever changes the database may have changed as well.
     #[serde(default)]
     pub trusted_keys: Vec<String>,
+}
+
+impl AuditLogConfig {
+    /// A log of this name in a folder of this machine.
+    pub fn local(name: &str, path: PathBuf) -> Self {
+        Self {
+            name: name.to_owned(),
+            anchor: AuditAnchorConfig::Local(LocalAnchorConfig { path }),
+            seal_every_seconds: seal_every(),
+            maximum_merge_delay_seconds: maximum_merge_delay(),
+            key_rotation_days: key_rotation(),
+            trusted_keys: Vec::new(),
+        }
+    }
 }
 
 /// Where checkpoints and tiles lie: `type` is `local`.
@@ -42,7 +57,7 @@ pub enum AuditAnchorConfig {
 #[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocalAnchorConfig {
-    /// The folder, which must exist.
+    /// The folder; made if it is missing.
     pub path: PathBuf,
 }
 

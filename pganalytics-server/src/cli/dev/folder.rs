@@ -27,6 +27,7 @@ const CONFIGURATION: &str = "server.toml";
 /// collector/             its identity and its spool
 /// keys/                  of the server
 /// audit/                 events of requests, on their way to the database
+/// audit-log/             checkpoints and tiles of the audit log
 /// postgres/              the database, or a link to it
 /// ```
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use super::database;
 use super::folder::DataFolder;
 use crate::cli::Failure;
 use crate::collector::config::{CollectorConfig, InstanceSection};
-use crate::config::{Bounded, FileKeyManagerConfig, KeyManagerConfig, Seconds, ServerConfig};
+use crate::config::{AuditLogConfig, Bounded, FileKeyManagerConfig, KeyManagerConfig, Seconds, ServerConfig};
 use crate::secret_ref::SecretRef;
 
 /// How often the collector looks: soon enough to watch, seldom enough for a laptop that runs for days.
@@ -35,6 +35,7 @@ pub(super) fn server(
         ..FileKeyManagerConfig::default()
     });
     config.audit.folder = folder.join("audit");
+    config.audit.log = Some(AuditLogConfig::local("localhost/audit", folder.join("audit-log")));
     config.collectors.registration_secret = Some(SecretRef::File(registration_secret(folder)?));
     config.collectors.offline_after_seconds = Seconds::new(60);
     config.metrics.thinning_seconds = Seconds::new(1);

@@ -1,0 +1,78 @@
+//! What seals the audit log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pganalytics_core::backup::BackupTarget;
+use pganalytics_core::clock::Clock;
+use pganalytics_core::keys::{FieldCipher, KeyManager};
+use pganalytics_core::random::Random;
+use pganalytics_core::tlog::{NoteSigner, Origin};
+use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig};
+use pganalytics_store::LocalBackupTarget;
+use pganalytics_store::postgres::{AuditSealer, Database, PostgresSigningKeyStore};
+
+use super::{KeyNames, WiringError};
+use crate::config::{AuditAnchorConfig, AuditLogConfig, KeyManagerConfig};
+
+/// For so long both the old and the new key sign.
+const OVERLAP: Duration = Duration::from_secs(24 * 3600);
+
+/// A log is verified for longer than any of its keys signs.
+const KEPT_FOR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// What seals the audit log, and the keys that it signs with.
+#[derive(Debug)]
+pub struct AuditLog {
+    /// What seals it.
+    pub sealer: AuditSealer,
+    /// The keys that sign its checkpoints, and nothing else.
+    pub keys: Arc<Ed25519Signer>,
+}
+
+/// What a server seals with.
+pub(super) struct Means<'a> {
+    pub(super) database: &'a Database,
+    pub(super) keys: Arc<dyn KeyManager>,
+    pub(super) cipher: Arc<dyn FieldCipher>,
+    pub(super) clock: &'a Arc<dyn Clock>,
+    pub(super) random: &'a Arc<dyn Random>,
+}
+
+/// What seals the audit log, as the configuration says.
+pub(super) async fn audit_log(
+    config: &AuditLogConfig,
+    key_names: &KeyManagerConfig,
+    means: Means<'_>,
+) -> Result<AuditLog, WiringError> {
+    let Means { database, keys, cipher, clock, random } = means;
+    let store = PostgresSigningKeyStore::new(database.clone()).used_for("audit-log");
+    let days = config.key_rotation_days.get();
+    let settings = Ed25519SignerConfig::new(KeyNames::of(key_names)?.signing)
+        .bound_to("audit-log-key")
+        .with_overlap(OVERLAP)
+        .with_keep_retired(KEPT_FOR)
+        .with_rotate_every(Duration::from_secs(days * 24 * 3600));
+    let keys = Ed25519Signer::connect(Arc::new(store), keys, Arc::clone(clock), settings).await;
+    let keys = Arc::new(keys.map_err(WiringError::AuditLogKeys)?);
+    let log = name(config)?;
+    let signer_name = || log.as_str().parse().map_err(|_| WiringError::AuditLogName);
+    let signers = vec![
+        NoteSigner::new(signer_name()?, Arc::clone(&keys) as _),
+        NoteSigner::new(signer_name()?, Arc::new(keys.newest())),
+    ];
+    let parts = (Arc::clone(clock), Arc::clone(random));
+    let sealer = AuditSealer::new((database.clone(), anchor(config)?), log, signers, cipher, parts);
+    Ok(AuditLog { sealer, keys })
+}
+
+/// The name of the log.
+pub(super) fn name(config: &AuditLogConfig) -> Result<Origin, WiringError> {
+    config.name.parse().map_err(|_| WiringError::AuditLogName)
+}
+
+/// Where its checkpoints and tiles lie.
+pub(super) fn anchor(config: &AuditLogConfig) -> Result<Arc<dyn BackupTarget>, WiringError> {
+    let AuditAnchorConfig::Local(local) = &config.anchor;
+    Ok(Arc::new(LocalBackupTarget::open(&local.path).map_err(WiringError::AuditAnchor)?))
+}
