@@ -53,7 +53,6 @@ impl LeafBytes {
     }
 
     /// The transaction that stored the row: the last column, which is found even where the others are not.
-    #[cfg_attr(not(test), expect(dead_code, reason = "who seals asks for it"))]
     pub(super) fn xid(&self) -> Option<u64> {
         self.0.last_chunk().map(|xid| u64::from_be_bytes(*xid))
     }

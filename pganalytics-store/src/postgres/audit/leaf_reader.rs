@@ -15,7 +15,6 @@ impl<'c> LeafReader<'c> {
     ///
     /// # Errors
     /// When PostgreSQL could not answer.
-    #[expect(dead_code, reason = "who seals reads by it")]
     pub(super) async fn select(
         connection: &'c mut PgConnection,
         selection: &str,
