@@ -175,3 +175,27 @@ async fn sealers_never_fork() {
     let sealed: i64 = seals(&log.database).await.iter().sum();
     assert_eq!(sealed, stored as i64);
 }
+
+#[tokio::test]
+async fn cut_among_transactions_that_were_open_seals_nothing_twice() {
+    let Some(log) = ProvedLog::empty().await else { return };
+    let mut open = Vec::new();
+    for number in 1_000..1_004 {
+        open.push(open_with(&log.database, number).await);
+    }
+    log.append(0..3).await;
+    log.seal().await;
+    for connection in &mut open {
+        sqlx::raw_sql("COMMIT").execute(connection).await.unwrap();
+    }
+    log.append(3..5).await;
+    let sealer = log.sealer().with_leaves_max(1);
+    while sealer.seal().await.unwrap().is_some_and(|sealed| sealed.more) {}
+    assert_eq!(seals(&log.database).await, [3, 1, 1, 1, 1, 1, 1]);
+    let report = log.verify().await;
+    assert!(report.findings.is_empty(), "{report}");
+    assert_eq!((report.rows, report.unsealed), (9, 0));
+    for connection in open {
+        connection.close().await.unwrap();
+    }
+}

@@ -313,7 +313,7 @@ impl AuditSealer {
             leaves = read(connection, &format!("{of_era} e.xid = '{first}'::xid8 {order}")).await?;
             cut = first + 1;
         }
-        Ok(Some(Batch { rows_era, snapshot: snapshot.before(cut), leaves, more: true }))
+        Ok(Some(Batch { rows_era, snapshot: snapshot.cut_at(cut, before), leaves, more: true }))
     }
 
     async fn sign(&self, checkpoint: Checkpoint) -> Result<SignedCheckpoint, AuditSealError> {

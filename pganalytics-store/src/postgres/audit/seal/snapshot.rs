@@ -30,12 +30,16 @@ impl SealSnapshot {
         Some(Self { xmin, xmax, in_progress })
     }
 
-    /// The same, had it been taken before this transaction and all after it had begun.
-    pub(super) fn before(mut self, xid: u64) -> Self {
-        self.xmax = self.xmax.min(xid);
-        self.xmin = self.xmin.min(self.xmax);
-        self.in_progress.retain(|in_progress| *in_progress < xid);
-        self
+    /// The same, but that of the transactions which `before` did not see it sees none from this one on. What `before` saw stays
+    /// seen, also where the cut is among those that were in progress then.
+    pub(super) fn cut_at(&self, xid: u64, before: &Self) -> Self {
+        let xmax = self.xmax.min(xid.max(before.xmax));
+        let now = self.in_progress.iter().filter(|in_progress| **in_progress < xmax);
+        let left = before.in_progress.iter().filter(|in_progress| **in_progress >= xid);
+        let mut in_progress: Vec<u64> = now.chain(left).copied().collect();
+        in_progress.sort_unstable();
+        in_progress.dedup();
+        Self { xmin: in_progress.first().copied().unwrap_or(xmax), xmax, in_progress }
     }
 
     /// The condition on rows `e` that this snapshot does not see. Both parts of it are found by the index, so that a transaction
@@ -88,11 +92,21 @@ mod tests {
 
     #[test]
     fn cut_snapshot_sees_no_later_transaction() {
-        let snapshot = SealSnapshot::parse("10:20:10,14").unwrap();
-        assert_eq!(snapshot.clone().before(12).to_string(), "10:12:10");
-        assert_eq!(snapshot.clone().before(10).to_string(), "10:10:");
-        assert_eq!(snapshot.clone().before(7).to_string(), "7:7:");
-        assert_eq!(snapshot.clone().before(30), snapshot);
+        let (snapshot, nothing) = (SealSnapshot::parse("10:20:10,14").unwrap(), SealSnapshot::nothing());
+        assert_eq!(snapshot.cut_at(12, &nothing).to_string(), "10:12:10");
+        assert_eq!(snapshot.cut_at(10, &nothing).to_string(), "10:10:");
+        assert_eq!(snapshot.cut_at(7, &nothing).to_string(), "7:7:");
+        assert_eq!(snapshot.cut_at(30, &nothing), snapshot);
+    }
+
+    #[test]
+    fn cut_among_transactions_that_were_in_progress_forgets_nothing_that_was_seen() {
+        let before = SealSnapshot::parse("970:973:970,971").unwrap();
+        let now = SealSnapshot::parse("980:980:").unwrap();
+        assert_eq!(now.cut_at(971, &before).to_string(), "971:973:971");
+        assert_eq!(now.cut_at(975, &before).to_string(), "975:975:");
+        let now = SealSnapshot::parse("970:980:970").unwrap();
+        assert_eq!(now.cut_at(971, &before).to_string(), "970:973:970,971");
     }
 
     #[test]
