@@ -10,6 +10,7 @@ pub use administration::{
     replace_lost_signing_keys, servers_without_newest_keys, signing_key_store, signing_keys,
     stored_data_keys,
 };
+pub use audit::order_keys;
 pub use audit_log::AuditLog;
 pub use keys::{DataKeyUse, KeyNames, create_keys, data_key_use, rotate_wrapping};
 
@@ -41,6 +42,7 @@ use pganalytics_core::revocation::Freshness;
 use pganalytics_core::secret::SecretString;
 use pganalytics_core::session::{SessionLimit, SessionStore, WhenFull};
 use pganalytics_core::signing::{MemorySigningKeyStore, Signer, SigningKeyStore};
+use pganalytics_core::tlog::{AmbiguousKey, InvalidVerifierKey};
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig, Ed25519SignerError};
 use pganalytics_crypto::env_key_manager::EnvKeyManagerError;
 use pganalytics_crypto::envelope::{EnvelopeError, EnvelopeFieldCipher};
@@ -178,6 +180,19 @@ pub enum WiringError {
     /// The keys that sign the log cannot be used.
     #[error("the keys that sign the audit log cannot be used")]
     AuditLogKeys(#[source] Ed25519SignerError),
+    /// What should verify orders is no key for that.
+    #[error(
+        "`audit.order_keys` has `{key}`, which is no public key for orders: `pganalytics-api audit order-key new` makes one"
+    )]
+    OrderKey {
+        /// The text.
+        key: String,
+        /// What is wrong, where the text is no key at all.
+        source: Option<InvalidVerifierKey>,
+    },
+    /// Two keys for orders cannot be told apart.
+    #[error("`audit.order_keys` is ambiguous")]
+    AmbiguousOrderKeys(#[source] AmbiguousKey),
     /// The key that signs audit events cannot be had.
     #[error("the key that signs audit events cannot be had")]
     AuditKey(#[source] FieldCipherError),

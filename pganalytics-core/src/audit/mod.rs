@@ -6,6 +6,8 @@ mod event;
 mod event_proof;
 mod leaf;
 mod memory;
+#[cfg(feature = "tlog")]
+pub mod order;
 mod personal_field;
 mod port;
 

@@ -140,7 +140,7 @@ fn context(config: &Ed25519SignerConfig, id: &SigningKeyId) -> KeyContext {
 }
 
 /// The key's JWK thumbprint (RFC 7638; members of RFC 8037, section 2), so that no two keys share an id.
-fn thumbprint(public_key: &[u8]) -> SigningKeyId {
+pub(super) fn thumbprint(public_key: &[u8]) -> SigningKeyId {
     let x = URL_SAFE_NO_PAD.encode(public_key);
     let members = format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#);
     let digest = digest(&SHA256, members.as_bytes());

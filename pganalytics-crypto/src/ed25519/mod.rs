@@ -7,10 +7,12 @@
 mod config;
 mod error;
 mod key_ring;
+mod seed_signer;
 mod signer;
 mod verify;
 
 pub use config::Ed25519SignerConfig;
 pub use error::Ed25519SignerError;
+pub use seed_signer::Ed25519SeedSigner;
 pub use signer::{Ed25519Signer, NewestKeySigner};
 pub use verify::verify;

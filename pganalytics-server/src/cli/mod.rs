@@ -1,5 +1,6 @@
 //! The command line of `pganalytics-api`.
 
+mod audit;
 mod config;
 mod data_keys;
 mod dev;
@@ -54,6 +55,9 @@ enum Command {
     /// Make the keys of a new installation; list and rotate those that sign tokens.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
+    /// Look after the audit log: what it knows of a person, erasure, retention and legal holds.
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Check, show and explain the configuration.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -84,6 +88,7 @@ pub fn main() -> ExitCode {
 async fn run(cli: Cli) -> Result<(), Failure> {
     let file = cli.config.as_deref();
     match cli.command {
+        Command::Audit(command) => audit::run(command, file).await,
         Command::Config(command) => config::run(command, file).await,
         Command::Dev(command) => dev::run(command).await,
         Command::Status(command) => status::run(command, file).await,

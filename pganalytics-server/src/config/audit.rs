@@ -33,6 +33,9 @@ pub struct AuditConfig {
     /// How the log is sealed, so that a change to it afterwards is found. Left out: not at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log: Option<AuditLogConfig>,
+    /// The public keys that sign orders to take something out of the log, as `pganalytics-api audit order-key new` prints them.
+    /// Keep those of earlier keys: what they ordered is verified by them.
+    pub order_keys: Vec<String>,
 }
 
 impl Default for AuditConfig {
@@ -47,6 +50,7 @@ impl Default for AuditConfig {
             optional_backlog_max_bytes: Bounded::new(256 * MIB),
             sinks: Vec::new(),
             log: None,
+            order_keys: Vec::new(),
         }
     }
 }

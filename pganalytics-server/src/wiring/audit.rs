@@ -6,6 +6,7 @@ use std::sync::Arc;
 use pganalytics_core::audit::AuditSink;
 use pganalytics_core::clock::Clock;
 use pganalytics_core::random::Random;
+use pganalytics_core::tlog::{NoteKeyKind, VerifierKey, VerifierKeys};
 use pganalytics_store::audit::{
     FanOutAuditSink, FanOutTarget, FileAuditConfig, FileAuditSink, SpillConfig, SpillSync, StdoutAuditSink,
     SyslogAuditSink, SyslogConfig, SyslogTls,
@@ -111,8 +112,24 @@ fn refused(name: &str, source: impl Into<Box<dyn Error + Send + Sync>>) -> Wirin
     WiringError::AuditSink { name: name.to_owned(), source: source.into() }
 }
 
-/// Makes sure that the sinks can be made, without opening any.
+/// The keys that sign orders to take something out of the log.
+///
+/// # Errors
+/// When a text is no key that signs notes.
+pub fn order_keys(config: &AuditConfig) -> Result<VerifierKeys, WiringError> {
+    let parse = |text: &String| match text.parse::<VerifierKey>() {
+        Ok(key) if key.kind() == NoteKeyKind::Ed25519 => Ok(key),
+        // What a witness signs is no order.
+        Ok(_) => Err(WiringError::OrderKey { key: text.clone(), source: None }),
+        Err(error) => Err(WiringError::OrderKey { key: text.clone(), source: Some(error) }),
+    };
+    let keys: Vec<VerifierKey> = config.order_keys.iter().map(parse).collect::<Result<_, _>>()?;
+    VerifierKeys::new(keys).map_err(WiringError::AmbiguousOrderKeys)
+}
+
+/// Makes sure that the sinks can be made, without opening any, and that orders can be verified.
 pub(super) fn check(config: &AuditConfig) -> Result<(), WiringError> {
+    order_keys(config)?;
     for sink in config.sinks.iter().filter(|_| config.requests) {
         if let AuditSinkConfig::Syslog(server) = sink {
             syslog(server)?;

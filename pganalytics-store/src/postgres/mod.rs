@@ -45,8 +45,7 @@ pub use audit::{
     AuditGap, AuditProgress, AuditProver, AuditRecoverError, AuditRecovered, AuditRecovery, AuditReport,
     AuditSealError, AuditSealStatus, AuditSealer, AuditTrust, AuditVerifier, AuditVerifyError, AuditWriter,
     ClosedLog, EraReport, ErasureOrders, EventName, EventProving, Finding, GapRecord, InvalidGapRecord,
-    LeafBytes, LeafReader, LogFault, MissingLeaves, NoOrders, Notice, PostgresAuditSink, ROW_MACS, Removed,
-    Sealed,
+    LeafBytes, LeafReader, LogFault, MissingLeaves, NoOrders, Notice, PostgresAuditSink, ROW_MACS, Sealed,
 };
 pub use config::PostgresConfig;
 pub use data_key_store::PostgresDataKeyStore;

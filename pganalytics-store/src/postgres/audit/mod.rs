@@ -25,7 +25,7 @@ pub use seal::{AuditSealError, AuditSealStatus, AuditSealer, Sealed};
 pub use sink::PostgresAuditSink;
 pub use verify::{
     AuditProgress, AuditProver, AuditReport, AuditTrust, AuditVerifier, AuditVerifyError, EraReport,
-    ErasureOrders, EventName, EventProving, Finding, LogFault, NoOrders, Notice, Removed,
+    ErasureOrders, EventName, EventProving, Finding, LogFault, NoOrders, Notice,
 };
 pub use writer::AuditWriter;
 pub(super) use writer::PendingNumbers;

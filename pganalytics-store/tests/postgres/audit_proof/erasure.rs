@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use pganalytics_core::audit::LeafRow;
-use pganalytics_store::postgres::{ErasureOrders, Finding, Notice, Removed};
+use pganalytics_core::audit::order::Removed;
+use pganalytics_store::postgres::{ErasureOrders, Finding, Notice};
 use uuid::Uuid;
 
 use super::fixture::ProvedLog;

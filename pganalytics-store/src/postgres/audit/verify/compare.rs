@@ -6,12 +6,12 @@ use sqlx::PgConnection;
 use super::finding::{EventName, Finding};
 use super::findings::differing;
 use super::log::LogLeaves;
-use super::orders::Removed;
 use super::rows::{AuditRow, AuditRows};
 use super::window::Window;
 use super::worker::Worker;
 use super::writers::MacCheck;
 use crate::postgres::StoreError;
+use pganalytics_core::audit::order::Removed;
 use pganalytics_core::audit::{Leaf, LeafRow};
 
 /// What orders rows among the leaves of a seal.

@@ -28,7 +28,7 @@ pub use finding::{EventName, Finding};
 pub(super) use gaps::{believed, closed, closed_path};
 pub(super) use log::LogLeaves;
 pub use log_fault::LogFault;
-pub use orders::{ErasureOrders, NoOrders, Removed};
+pub use orders::{ErasureOrders, NoOrders};
 pub use prove::{AuditProver, EventProving};
 pub use report::{AuditReport, EraReport, Notice};
 pub(super) use stored::StoredSeal;

@@ -1,15 +1,7 @@
 use std::fmt::Debug;
 
 use pganalytics_core::audit::LeafRow;
-
-/// What somebody was allowed to remove.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Removed {
-    /// The personal fields of an event.
-    PersonalFields,
-    /// The event itself, with its partition.
-    Event,
-}
+use pganalytics_core::audit::order::Removed;
 
 /// The signed orders to erase, as far as a verification asks: whether one of them covers what is missing. Only orders whose
 /// signature by the trusted second key was verified may say yes.

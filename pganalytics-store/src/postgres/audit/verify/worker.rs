@@ -6,12 +6,13 @@ use sqlx::PgConnection;
 
 use super::finding::{EventName, Finding};
 use super::findings::Findings;
-use super::orders::{ErasureOrders, Removed};
+use super::orders::ErasureOrders;
 use super::rows::{AuditRow, AuditRows};
 use super::window::Window;
 use super::writers::{MacCheck, Tally, WriterKeys};
 use crate::postgres::StoreError;
 use pganalytics_core::audit::LeafRow;
+use pganalytics_core::audit::order::Removed;
 
 /// How many leaves are counted before the progress is told.
 const STRIDE: u64 = 4096;
