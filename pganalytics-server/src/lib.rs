@@ -3,6 +3,7 @@
 pub mod api;
 pub mod app;
 pub mod audit_drain;
+mod audit_text;
 pub mod cli;
 pub mod collector;
 pub mod config;

@@ -24,6 +24,9 @@ const USER_AGENT_MAX_BYTES: usize = 512;
 /// The longest path of an event, in bytes; what is longer is cut.
 const PATH_MAX_BYTES: usize = 1024;
 
+/// The longest query of an event, in bytes; what is longer is cut.
+const QUERY_MAX_BYTES: usize = 4096;
+
 /// Records requests: one event each, appended to a sink before the response goes out.
 ///
 /// | of the event | unless an [`AccessRecord`] was told otherwise |
@@ -32,7 +35,7 @@ const PATH_MAX_BYTES: usize = 1024;
 /// | action | `request.` and the method in lower case; `request.other` for methods beyond RFC 9110 and `PATCH` |
 /// | outcome | success for a status below 400; denied for 401, 403 and 429; else failure |
 /// | reason | none; `failed` when the inner service had an error in place of a response, `cancelled` when the client hung up before it, `panicked` when the inner service did |
-/// | changes | `{"path": …, "status": …}`; without the query, which may hold secrets |
+/// | changes | `{"path": …, "status": …}`; without the query, which may hold secrets, unless it was told |
 /// | request id | the [`RequestId`] in the request's extensions |
 ///
 /// Its place is outside of whatever refuses requests, so that refusals are recorded, too. Layers and handlers inside find the
@@ -317,7 +320,7 @@ impl Access {
         let mut event = AuditEvent::new(id, at, actor, action, outcome);
         event.resource = facts.resource;
         event.reason = facts.reason.or_else(|| ended.reason().map(str::to_owned));
-        event.changes = Some(details(std::mem::take(&mut self.path), ended.status()));
+        event.changes = Some(details(std::mem::take(&mut self.path), facts.query, ended.status()));
         event.request_id = self.request_id.take();
         event.session = facts.session;
         event.address = facts.address;
@@ -367,9 +370,13 @@ fn user_agent(headers: &HeaderMap) -> Option<String> {
     Some(text)
 }
 
-fn details(path: String, status: Option<StatusCode>) -> Value {
+fn details(path: String, query: Option<String>, status: Option<StatusCode>) -> Value {
     let mut details = Map::new();
     details.insert("path".to_owned(), Value::String(path));
+    if let Some(mut query) = query {
+        truncate(&mut query, QUERY_MAX_BYTES);
+        details.insert("query".to_owned(), Value::String(query));
+    }
     if let Some(status) = status {
         details.insert("status".to_owned(), status.as_u16().into());
     }

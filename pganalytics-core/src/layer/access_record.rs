@@ -29,6 +29,8 @@ pub struct AccessFacts {
     pub action: Option<Action>,
     /// To what.
     pub resource: Option<Resource>,
+    /// The query of the URL, where it holds no secret and says what was read.
+    pub query: Option<String>,
     /// How it went: by the status of the response, unless told.
     pub outcome: Option<Outcome>,
     /// Why it was refused or failed.

@@ -8,6 +8,7 @@ mod common;
 mod field_samples;
 
 mod access_events;
+mod audit;
 mod change_events;
 mod collectors;
 mod documentation;

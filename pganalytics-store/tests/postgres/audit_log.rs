@@ -222,14 +222,18 @@ async fn event_is_found_by_its_id_and_tells_that_it_was_erased() {
     made.id = EventId(OsRandom.uuid_v7_at(made.at));
     let Some((_test, database)) = filled(std::slice::from_ref(&made)).await else { return };
     let mut connection = database.direct().await.unwrap();
-    let found = audit_log::find(&mut connection, made.id).await.unwrap().unwrap();
+    let found = audit_log::find(&mut connection, made.id, None).await.unwrap().unwrap();
     assert_eq!((found.event, found.is_erased), (made.clone(), false));
     for unknown in [OsRandom.uuid_v7_at(made.at), uuid(1), uuid::Uuid::max(), uuid::Uuid::nil()] {
-        assert_eq!(audit_log::find(&mut connection, EventId(unknown)).await.unwrap(), None, "{unknown}");
+        assert_eq!(
+            audit_log::find(&mut connection, EventId(unknown), None).await.unwrap(),
+            None,
+            "{unknown}"
+        );
     }
     let erase = "SELECT audit_erase_personal(array_agg(at), array_agg(id)) FROM audit_events";
     execute(&mut connection, erase).await.unwrap();
-    let found = audit_log::find(&mut connection, made.id).await.unwrap().unwrap();
+    let found = audit_log::find(&mut connection, made.id, None).await.unwrap().unwrap();
     assert!(found.is_erased);
     assert_eq!((found.event.changes, found.event.address, found.event.actor.name), (None, None, None));
     assert_eq!(found.event.actor.id, made.actor.id);

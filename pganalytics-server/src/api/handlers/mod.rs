@@ -2,6 +2,7 @@
 
 mod alert_rules;
 mod api_tokens;
+mod audit;
 mod collector_config;
 mod collectors;
 mod config_text;
@@ -36,5 +37,6 @@ pub(super) fn register(routes: Routes) -> Routes {
         .group(registration_secrets::routes)
         .group(api_tokens::routes)
         .group(outbox::routes)
+        .group(audit::routes)
         .group(protocol::routes)
 }

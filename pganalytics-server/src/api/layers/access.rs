@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request};
@@ -10,7 +10,7 @@ use pganalytics_core::audit::Resource;
 use pganalytics_core::layer::{AccessAuditLayer, AccessFacts, AccessRecord, NotRecorded, Recording};
 
 use super::RequestMeta;
-use crate::api::{Access, ApiError, RouteInfo};
+use crate::api::{Access, ApiError, Permission, RouteInfo};
 use crate::app::App;
 use crate::config::RequestClass;
 
@@ -80,11 +80,15 @@ impl<S: Sync> FromRequestParts<S> for AccessNotes {
 }
 
 /// How requests are recorded, by path and method.
-struct Policies(HashMap<String, Vec<(Method, Recording)>>);
+struct Policies {
+    recordings: HashMap<String, Vec<(Method, Recording)>>,
+    /// Where the query says what of the audit log was read.
+    queried: HashSet<String>,
+}
 
 impl Policies {
     fn of(routes: &[RouteInfo], fail_closed: &[RequestClass]) -> Self {
-        let mut policies: HashMap<_, Vec<_>> = HashMap::new();
+        let (mut recordings, mut queried) = (HashMap::<_, Vec<_>>::new(), HashSet::new());
         for route in routes {
             let recording = match route.is_recorded {
                 false => Recording::Skip,
@@ -94,10 +98,13 @@ impl Policies {
             for endpoint in &route.endpoints {
                 let (method, path) = endpoint.split_once(' ').expect("an endpoint is method and path");
                 let method = method.parse().expect("the document knows these methods");
-                policies.entry(path.to_owned()).or_default().push((method, recording));
+                recordings.entry(path.to_owned()).or_default().push((method, recording));
+                if route.access == Access::Permission(Permission::ReadAudit) {
+                    queried.insert(path.to_owned());
+                }
             }
         }
-        Self(policies)
+        Self { recordings, queried }
     }
 
     fn begin(&self, head: &Parts, facts: &mut AccessFacts) -> Recording {
@@ -105,8 +112,11 @@ impl Policies {
         // What leads nowhere is recorded: somebody may be looking for something.
         let Some(path) = head.extensions.get::<MatchedPath>() else { return Recording::FailOpen };
         // The documentation, which is not among the declared routes.
-        let Some(methods) = self.0.get(path.as_str()) else { return Recording::Skip };
+        let Some(methods) = self.recordings.get(path.as_str()) else { return Recording::Skip };
         facts.resource = Some(Resource { kind: "route".to_owned(), id: Some(path.as_str().to_owned()) });
+        if self.queried.contains(path.as_str()) {
+            facts.query = head.uri.query().map(str::to_owned);
+        }
         let asked = if head.method == Method::HEAD { &Method::GET } else { &head.method };
         let found = methods.iter().find(|(method, _)| method == asked);
         found.map_or(Recording::FailOpen, |(_, recording)| *recording)
@@ -124,7 +134,6 @@ fn class(route: &RouteInfo) -> RequestClass {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::Permission;
 
     #[test]
     fn routes_are_recorded_by_their_class() {
@@ -140,8 +149,8 @@ mod tests {
             route("POST /push", Access::Collector, true),
         ];
         let policies = Policies::of(&routes, &[RequestClass::Collectors]);
-        assert_eq!(policies.0["/health"], [(Method::GET, Recording::Skip)]);
-        assert_eq!(policies.0["/users"], [(Method::GET, Recording::FailOpen)]);
-        assert_eq!(policies.0["/push"], [(Method::POST, Recording::FailClosed)]);
+        assert_eq!(policies.recordings["/health"], [(Method::GET, Recording::Skip)]);
+        assert_eq!(policies.recordings["/users"], [(Method::GET, Recording::FailOpen)]);
+        assert_eq!(policies.recordings["/push"], [(Method::POST, Recording::FailClosed)]);
     }
 }

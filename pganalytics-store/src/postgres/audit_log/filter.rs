@@ -111,6 +111,14 @@ impl AuditFilter<'_> {
         add(&mut arguments, self.request_id.map(str::to_owned))?;
         Ok(arguments)
     }
+
+    /// As `personal!` counts them.
+    pub(super) fn add_personal(&self, arguments: &mut PgArguments) -> Result<(), StoreError> {
+        add(arguments, self.network)?;
+        // As the changes were written, JSON escapes what has to be.
+        let text = self.text.map(|text| serde_json::Value::from(text).to_string());
+        add(arguments, text.map(|quoted| quoted[1..quoted.len() - 1].to_owned()))
+    }
 }
 
 /// Where a page ended.

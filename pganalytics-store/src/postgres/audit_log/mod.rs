@@ -1,11 +1,14 @@
 //! The audit log read back, and its partitions.
 
+mod conditions;
 mod filter;
 mod partitions;
 mod row;
+mod scan;
 mod search;
 
 pub use filter::{AuditCursor, AuditFilter, PERSONAL_RANGE_MAX};
 pub use partitions::{PartitionMonth, ensure_partitions};
 pub use row::StoredEvent;
+pub use scan::AuditScan;
 pub use search::{AuditPage, count, find, list, search};

@@ -1,0 +1,8 @@
+//! Reading the audit log.
+
+mod events;
+mod export;
+mod history;
+mod query;
+
+pub(super) use events::routes;
