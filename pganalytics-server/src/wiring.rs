@@ -3,6 +3,8 @@
 mod administration;
 mod audit;
 mod audit_log;
+mod audit_proof;
+mod error;
 mod keys;
 
 pub use administration::{
@@ -12,6 +14,8 @@ pub use administration::{
 };
 pub use audit::order_keys;
 pub use audit_log::AuditLog;
+pub use audit_proof::{AuditKeySource, AuditKeys, AuditProofError, audit_verifier};
+pub use error::WiringError;
 pub use keys::{DataKeyUse, KeyNames, create_keys, data_key_use, rotate_wrapping};
 
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -20,43 +24,32 @@ use std::time::Duration;
 
 use chrono::TimeDelta;
 use metrics_exporter_prometheus::PrometheusHandle;
-use pganalytics_auth::local::{
-    InvalidPasswordHasherConfig, LocalAuthProvider, PasswordHasher, PasswordHasherConfig,
-};
+use pganalytics_auth::local::{LocalAuthProvider, PasswordHasher, PasswordHasherConfig};
 use pganalytics_auth::token::{
-    AccessTokenIssuer, AccessTokenVerifier, CollectorTokenIssuer, CollectorTokenVerifier, EmptyLegacySecret,
-    KeySet, KeySetConfig, LegacyCollectorVerifier, RefreshTokens, RefreshTokensConfig, TokenIssuerConfig,
+    AccessTokenIssuer, AccessTokenVerifier, CollectorTokenIssuer, CollectorTokenVerifier, KeySet,
+    KeySetConfig, LegacyCollectorVerifier, RefreshTokens, RefreshTokensConfig, TokenIssuerConfig,
     TokenVerifierConfig,
 };
-use pganalytics_core::audit::{Actor, AuditError};
+use pganalytics_core::audit::Actor;
 use pganalytics_core::auth::{AuthProvider, ProviderId};
-use pganalytics_core::backup::BackupTargetError;
 use pganalytics_core::clock::{Clock, SystemClock};
-use pganalytics_core::error::Retry;
 use pganalytics_core::ids::InstanceId;
-use pganalytics_core::keys::{
-    DataKeyStore, FieldCipher, FieldCipherError, InvalidKeyName, KeyError, KeyManager, MemoryDataKeyStore,
-};
+use pganalytics_core::keys::{DataKeyStore, FieldCipher, KeyError, KeyManager, MemoryDataKeyStore};
 use pganalytics_core::random::{BufferedRandom, OsRandom, Random};
 use pganalytics_core::revocation::Freshness;
 use pganalytics_core::secret::SecretString;
 use pganalytics_core::session::{SessionLimit, SessionStore, WhenFull};
 use pganalytics_core::signing::{MemorySigningKeyStore, Signer, SigningKeyStore};
-use pganalytics_core::tlog::{AmbiguousKey, InvalidVerifierKey};
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig, Ed25519SignerError};
-use pganalytics_crypto::env_key_manager::EnvKeyManagerError;
-use pganalytics_crypto::envelope::{EnvelopeError, EnvelopeFieldCipher};
-use pganalytics_crypto::file_key_manager::FileKeyManagerError;
-use pganalytics_crypto::recovery::RecoveryError;
-use pganalytics_crypto::vault_key_manager::VaultKeyManagerError;
+use pganalytics_crypto::envelope::EnvelopeFieldCipher;
 use pganalytics_store::audit::FanOutAuditSink;
 use pganalytics_store::postgres::{
     ColumnSealer, Database, EncryptionPhase, EncryptionState, PostgresConfig, PostgresDataKeyStore,
     PostgresRefreshTokenStore, PostgresSessionEpochs, PostgresSessionStore, PostgresSigningKeyStore,
-    PostgresTokenStore, PostgresUserStore, StoreError,
+    PostgresTokenStore, PostgresUserStore,
 };
 use pganalytics_store::redis::{
-    RedisAddress, RedisClient, RedisConfig, RedisConfigError, RedisSessionStore, RedisTls, RedisTopology,
+    RedisAddress, RedisClient, RedisConfig, RedisSessionStore, RedisTls, RedisTopology,
 };
 
 use crate::api::{PushMemory, RateLimits};
@@ -65,7 +58,7 @@ use crate::config::{self, AuthConfig, DatabaseConfig, PasswordConfig, ServerConf
 use crate::cookies::Cookies;
 use crate::identity::{Identity, IdentityServices};
 use crate::lifecycle::Lifecycle;
-use crate::secret_ref::{SecretRef, SecretRefError};
+use crate::secret_ref::SecretRef;
 
 /// A server that has been silent for so long is gone.
 pub(crate) const SERVER_SILENCE_MAX: TimeDelta = TimeDelta::seconds(60);
@@ -78,141 +71,6 @@ pub(crate) const LOCAL_PROVIDER: &str = "local";
 
 /// Whom tokens of collectors are for.
 const COLLECTOR_AUDIENCE: &str = "pganalytics-collectors";
-
-/// Why the services could not be made.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WiringError {
-    /// A secret that the configuration refers to cannot be read.
-    #[error("`{setting}` cannot be read")]
-    Secret {
-        /// The setting.
-        setting: &'static str,
-        /// What is wrong.
-        source: SecretRefError,
-    },
-    /// The parameters of local passwords do not fit together.
-    #[error("`auth.passwords` is wrong")]
-    Passwords(#[source] InvalidPasswordHasherConfig),
-    /// The keys cannot be used. Nothing was made in their place.
-    #[error("`keys` cannot be used; `pganalytics-api keys init` makes them for a new installation")]
-    Keys(#[source] FileKeyManagerError),
-    /// The keys in the environment cannot be used.
-    #[error("`keys` cannot be used")]
-    EnvironmentKeys(#[source] EnvKeyManagerError),
-    /// The environment is made by whoever starts the program.
-    #[error(
-        "a key in the environment is rotated by setting its next version, `{prefix}_DATA_V<n>`, for every server"
-    )]
-    NotFromHere {
-        /// What the variables begin with.
-        prefix: String,
-    },
-    /// Vault cannot be used.
-    #[error("`keys` cannot be used")]
-    Vault(#[source] VaultKeyManagerError),
-    /// The authorities of Vault cannot be read.
-    #[error("`keys.tls_authorities` cannot be read")]
-    VaultAuthorities(#[source] std::io::Error),
-    /// The keys cannot be named so.
-    #[error("`keys.key_prefix` is wrong")]
-    KeyPrefix(#[source] InvalidKeyName),
-    /// The signing keys cannot be used.
-    #[error("signing keys cannot be used")]
-    SigningKeys(#[source] Ed25519SignerError),
-    /// The signing keys were wrapped under another key, or there is none.
-    #[error(
-        "signing keys cannot be used: give the server the keys that it had before, or, when those are gone for good, run \
-         `pganalytics-api keys init` and `pganalytics-api keys rotate-signing --replace-lost`"
-    )]
-    LostSigningKeys(#[source] Ed25519SignerError),
-    /// The secret of the older installation cannot be one.
-    #[error("`collectors.legacy_token_secret` cannot be used")]
-    LegacySecret(#[source] EmptyLegacySecret),
-    /// One server was expected.
-    #[error(
-        "`redis.servers` has {0} servers; the topology `single` has one, `sentinel` and `cluster` have several"
-    )]
-    RedisServers(usize),
-    /// The authorities of Redis cannot be read.
-    #[error("`redis.tls_authorities` cannot be read")]
-    RedisAuthorities(#[source] std::io::Error),
-    /// Redis cannot be used.
-    #[error("`redis` is wrong")]
-    Redis(#[source] RedisConfigError),
-    /// The recovery key is none.
-    #[error("`encryption.recovery_recipient` is wrong")]
-    Recovery(#[source] RecoveryError),
-    /// There is no such purpose.
-    #[error("`encryption.minimum_key_versions` names `{0}`, for which there are no keys")]
-    UnknownPurpose(String),
-    /// There is no key to wrap data keys with.
-    #[error(
-        "`keys` lacks a key: `pganalytics-api keys init` makes it for an installation that has no data keys yet; one that has \
-         some needs the key with which they were wrapped, or `pganalytics-api keys recovery restore`"
-    )]
-    MissingKey(#[source] EnvelopeError),
-    /// The data keys cannot be used.
-    #[error("the data keys cannot be used")]
-    DataKeys(#[source] EnvelopeError),
-    /// Events cannot wait there.
-    #[error(
-        "`audit.folder` cannot be used: make it for the server's user, on a volume that outlives the server, or set \
-         `audit.requests` to false"
-    )]
-    AuditFolder(#[source] AuditError),
-    /// A sink of events cannot be used.
-    #[error("the sink `{name}` of `audit.sinks` cannot be used")]
-    AuditSink {
-        /// Its name.
-        name: String,
-        /// What is wrong.
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The name of the log is none.
-    #[error(
-        "`audit.log.name` is wrong: it is one line without spaces, best a host and a path like `example.com/audit`"
-    )]
-    AuditLogName,
-    /// The log cannot be anchored there.
-    #[error("`audit.log.anchor` cannot be used: the folder has to belong to the server's user")]
-    AuditAnchor(#[source] BackupTargetError),
-    /// The keys that sign the log cannot be used.
-    #[error("the keys that sign the audit log cannot be used")]
-    AuditLogKeys(#[source] Ed25519SignerError),
-    /// What should verify orders is no key for that.
-    #[error(
-        "`audit.order_keys` has `{key}`, which is no public key for orders: `pganalytics-api audit order-key new` makes one"
-    )]
-    OrderKey {
-        /// The text.
-        key: String,
-        /// What is wrong, where the text is no key at all.
-        source: Option<InvalidVerifierKey>,
-    },
-    /// Two keys for orders cannot be told apart.
-    #[error("`audit.order_keys` is ambiguous")]
-    AmbiguousOrderKeys(#[source] AmbiguousKey),
-    /// The key that signs audit events cannot be had.
-    #[error("the key that signs audit events cannot be had")]
-    AuditKey(#[source] FieldCipherError),
-    /// The database cannot be used.
-    #[error("database cannot be used")]
-    Database(#[source] StoreError),
-}
-
-impl WiringError {
-    /// Whether it may pass by itself.
-    pub fn retry(&self) -> Retry {
-        match self {
-            Self::Database(cause) => cause.retry(),
-            Self::SigningKeys(cause) | Self::AuditLogKeys(cause) => cause.retry(),
-            Self::DataKeys(cause) => cause.retry(),
-            Self::AuditKey(FieldCipherError::KeyUnavailable { .. }) => Retry::Later,
-            _ => Retry::Never,
-        }
-    }
-}
 
 /// What exists once in a process, whatever the configuration.
 #[derive(Clone, Debug)]
@@ -437,6 +295,7 @@ pub fn check(config: &ServerConfig) -> Result<(), WiringError> {
     audit::check(&config.audit)?;
     if let Some(log) = &config.audit.log {
         audit_log::name(log)?;
+        audit_proof::trusted_keys(log)?;
     }
     if config.auth.session_store == SessionStoreKind::Redis {
         redis(&config.redis, &(Arc::new(OsRandom) as Arc<dyn Random>))?;

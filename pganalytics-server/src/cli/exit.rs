@@ -9,7 +9,7 @@ use crate::wiring::WiringError;
 
 /// What the program's exit codes mean (sysexits.h).
 pub(super) const CODES: &str = "Exit codes: 0 done, 1 not done for a reason that was printed, 2 wrong arguments, \
-     69 something that is needed cannot be reached, 70 a mistake of the program, 78 wrong configuration.";
+     3 the audit log is not what was sealed, 69 something that is needed cannot be reached, 70 a mistake of the program, 78 wrong configuration.";
 
 /// Why a command was not done.
 #[derive(Debug)]
@@ -22,6 +22,11 @@ impl Failure {
     /// Something that the caller asked for cannot be done.
     pub fn refused(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { code: 1, error: error.into() }
+    }
+
+    /// Something was verified, and is not as it should be.
+    pub fn found(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { code: 3, error: error.into() }
     }
 
     /// Something that is needed cannot be reached.

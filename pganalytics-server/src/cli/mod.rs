@@ -55,7 +55,7 @@ enum Command {
     /// Make the keys of a new installation; list and rotate those that sign tokens.
     #[command(subcommand)]
     Keys(keys::KeysCommand),
-    /// Look after the audit log: what it knows of a person, erasure, retention and legal holds.
+    /// Prove the audit log, and look after it: what it knows of a person, erasure, retention and legal holds.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
     /// Check, show and explain the configuration.

@@ -63,7 +63,7 @@ pub async fn reencryption(config: &ServerConfig, actor: Actor) -> Result<Reencry
     Ok(Reencryption::new(database, Arc::new(cipher), clock, Arc::new(OsRandom), actor))
 }
 
-async fn administrative_cipher(
+pub(super) async fn administrative_cipher(
     config: &ServerConfig,
     actor: Actor,
     clock: &Arc<dyn Clock>,

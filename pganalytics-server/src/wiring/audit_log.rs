@@ -46,15 +46,7 @@ pub(super) async fn audit_log(
     means: Means<'_>,
 ) -> Result<AuditLog, WiringError> {
     let Means { database, keys, cipher, clock, random } = means;
-    let store = PostgresSigningKeyStore::new(database.clone()).used_for("audit-log");
-    let days = config.key_rotation_days.get();
-    let settings = Ed25519SignerConfig::new(KeyNames::of(key_names)?.signing)
-        .bound_to("audit-log-key")
-        .with_overlap(OVERLAP)
-        .with_keep_retired(KEPT_FOR)
-        .with_rotate_every(Duration::from_secs(days * 24 * 3600));
-    let keys = Ed25519Signer::connect(Arc::new(store), keys, Arc::clone(clock), settings).await;
-    let keys = Arc::new(keys.map_err(WiringError::AuditLogKeys)?);
+    let keys = signing_keys(config, key_names, (database, keys, clock)).await?;
     let log = name(config)?;
     let signer_name = || log.as_str().parse().map_err(|_| WiringError::AuditLogName);
     let signers = vec![
@@ -64,6 +56,28 @@ pub(super) async fn audit_log(
     let parts = (Arc::clone(clock), Arc::clone(random));
     let sealer = AuditSealer::new((database.clone(), anchor(config)?), log, signers, cipher, parts);
     Ok(AuditLog { sealer, keys })
+}
+
+/// The keys that sign the log. Makes the first one where there is none.
+pub(super) async fn signing_keys(
+    config: &AuditLogConfig,
+    key_names: &KeyManagerConfig,
+    (database, keys, clock): (&Database, Arc<dyn KeyManager>, &Arc<dyn Clock>),
+) -> Result<Arc<Ed25519Signer>, WiringError> {
+    let days = config.key_rotation_days.get();
+    let settings = Ed25519SignerConfig::new(KeyNames::of(key_names)?.signing)
+        .bound_to("audit-log-key")
+        .with_overlap(OVERLAP)
+        .with_keep_retired(KEPT_FOR)
+        .with_rotate_every(Duration::from_secs(days * 24 * 3600));
+    let store = Arc::new(key_store(database));
+    let keys = Ed25519Signer::connect(store, keys, Arc::clone(clock), settings).await;
+    Ok(Arc::new(keys.map_err(WiringError::AuditLogKeys)?))
+}
+
+/// Where they lie.
+pub(super) fn key_store(database: &Database) -> PostgresSigningKeyStore {
+    PostgresSigningKeyStore::new(database.clone()).used_for("audit-log")
 }
 
 /// The name of the log.

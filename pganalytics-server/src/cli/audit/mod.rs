@@ -1,6 +1,7 @@
 //! The audit log on the command line.
 
 mod order_key;
+mod verify;
 
 use std::path::Path;
 
@@ -8,17 +9,20 @@ use clap::Subcommand;
 
 use super::Failure;
 
-/// Look after the audit log.
+/// Prove the audit log, and look after it.
 #[derive(Debug, Subcommand)]
 pub(super) enum AuditCommand {
+    /// Prove every event in the database by the anchored log, and name what was changed, deleted or inserted.
+    Verify(verify::Verify),
     /// The key that signs orders to take something out of the log. It is made and kept where no server is.
     #[command(subcommand)]
     OrderKey(order_key::OrderKeyCommand),
 }
 
 /// Reads the configuration where it is needed: orders are signed on machines that have none.
-pub(super) async fn run(command: AuditCommand, _file: Option<&Path>) -> Result<(), Failure> {
+pub(super) async fn run(command: AuditCommand, file: Option<&Path>) -> Result<(), Failure> {
     match command {
+        AuditCommand::Verify(command) => verify::run(command, &super::load(file)?).await,
         AuditCommand::OrderKey(command) => order_key::run(command),
     }
 }

@@ -200,6 +200,11 @@ async fn checksum_of_a_key_that_is_not_there_is_no_way_out() {
     let report = log.verifier().await.strictly().verify(|_| {}).await.unwrap();
     let [Finding::WrongMac { event }] = &report.findings[..] else { panic!("{report}") };
     assert_eq!(event.id, uuid(40));
+    log.attack(&format!("UPDATE audit_events SET mac = NULL WHERE id = {}", id(40))).await;
+    assert!(log.verify().await.is_clean());
+    let report = log.verifier().await.strictly().verify(|_| {}).await.unwrap();
+    let [Finding::NoMac { event }] = &report.findings[..] else { panic!("{report}") };
+    assert_eq!(event.id, uuid(40));
 }
 
 #[tokio::test]

@@ -84,8 +84,9 @@ impl AuditVerifier {
         Self { cipher: Some(cipher), ..self }
     }
 
-    /// Demands that every row is signed with a key that is there. Without this, rows of a writer that had no key yet, or one that
-    /// was retired since, are notices; so are those of a writer that somebody made up.
+    /// Demands that every row is signed with a key that is there, but for those that say that a data key was made, which may have
+    /// been the one to sign with. Without this, rows of a writer that had no key yet, or one that was retired since, are
+    /// notices; so are those of a writer that somebody made up.
     #[must_use]
     pub fn strictly(self) -> Self {
         Self { strict: true, ..self }

@@ -11,6 +11,9 @@ use super::finding::{EventName, Finding};
 use super::report::Notice;
 use pganalytics_core::audit::LeafRow;
 
+/// Data keys are made before there is one to sign with.
+const KEY_MADE: &str = "data_key.add";
+
 /// How many missing ranges of a writer are told.
 const TOLD: usize = 20;
 
@@ -48,6 +51,8 @@ struct WriterTally {
     first_signed: Option<i64>,
     last_unsigned: Option<(i64, EventName)>,
     unsigned: u64,
+    /// The first that is not signed and could have been.
+    unexcused: Option<EventName>,
     /// Checksums that are valid, and those that were made with a key that is not there.
     valid: u64,
     foreign: u64,
@@ -80,7 +85,7 @@ impl WriterKeys {
 
 impl Tally {
     /// Counts a row, whose checksum was found to be this.
-    pub(super) fn row(&mut self, row: &LeafRow<'_>, mac: MacCheck, event: impl FnOnce() -> EventName) {
+    pub(super) fn row(&mut self, row: &LeafRow<'_>, mac: MacCheck, event: impl Fn() -> EventName) {
         let writer = self.0.entry(row.writer).or_default();
         let number = row.writer_sequence;
         if !writer.used.insert(number, number) {
@@ -101,6 +106,9 @@ impl Tally {
             writer.signed(number);
         } else {
             writer.unsigned += 1;
+            if row.action != KEY_MADE {
+                writer.unexcused = writer.unexcused.take().into_iter().chain([event()]).min();
+            }
             if writer.last_unsigned.as_ref().is_none_or(|(last, _)| *last < number) {
                 writer.last_unsigned = Some((number, event()));
             }
@@ -133,7 +141,7 @@ impl Tally {
         }
     }
 
-    /// What it comes to. If `strict`, every row has to be signed with a key that is there.
+    /// What it comes to. If `strict`, every row that could be signed has to be, with a key that is there.
     pub(super) fn finish(self, (checked, strict): (bool, bool)) -> (Vec<Finding>, Vec<Notice>) {
         let (mut findings, mut notices) = (Vec::new(), Vec::new());
         let mut writers: Vec<(Uuid, WriterTally)> = self.0.into_iter().collect();
@@ -144,10 +152,11 @@ impl Tally {
             }
             match (writer.first_signed, writer.last_unsigned) {
                 (Some(first), Some((last, event))) if last > first => findings.push(Finding::NoMac { event }),
-                (_, Some((_, event))) if strict => findings.push(Finding::NoMac { event }),
-                (_, Some(_)) if checked => {
-                    notices.push(Notice::Unsigned { writer: id, rows: writer.unsigned });
-                }
+                (_, Some(_)) => match writer.unexcused {
+                    Some(event) if strict => findings.push(Finding::NoMac { event }),
+                    _ if checked => notices.push(Notice::Unsigned { writer: id, rows: writer.unsigned }),
+                    _ => {}
+                },
                 _ => {}
             }
             match writer.first_foreign {
@@ -188,6 +197,7 @@ impl WriterTally {
         self.twice = self.twice.or(other.twice);
         self.voids_erased += other.voids_erased;
         self.unsigned += other.unsigned;
+        self.unexcused = self.unexcused.take().into_iter().chain(other.unexcused).min();
         self.valid += other.valid;
         self.foreign += other.foreign;
         self.first_foreign = self.first_foreign.take().into_iter().chain(other.first_foreign).min();

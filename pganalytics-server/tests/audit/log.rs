@@ -1,0 +1,99 @@
+use std::fs;
+use std::path::PathBuf;
+use std::process::Output;
+
+use pganalytics_testkit::wait_until;
+use serde_json::{Value, json};
+use sqlx::AssertSqlSafe;
+
+use crate::cluster::{Cluster, LIMIT, client};
+use crate::program::{run_with, succeed};
+
+/// Lets past the triggers who owns the tables.
+const UNGUARD: &str = "DO $$ DECLARE guarded regclass; BEGIN \
+    FOR guarded IN SELECT tgrelid::regclass FROM pg_trigger WHERE tgname = 'audit_guard' LOOP \
+        EXECUTE format('ALTER TABLE ONLY %s DISABLE TRIGGER audit_guard', guarded); \
+    END LOOP; END $$";
+
+/// A server that seals its audit log.
+pub(crate) struct SealedLog {
+    pub(crate) cluster: Cluster,
+    token: String,
+}
+
+impl SealedLog {
+    /// The log of a server on which an administrator has signed in. `None` where PostgreSQL is not installed.
+    pub(crate) async fn start() -> Option<Self> {
+        let mut cluster = Cluster::migrated().await?;
+        let anchor = cluster.folder().join("anchor").to_str().unwrap().to_owned();
+        cluster.settings().extend([
+            ("PGA__AUDIT__LOG__NAME", "example.com/audit".into()),
+            ("PGA__AUDIT__LOG__ANCHOR__TYPE", "local".into()),
+            ("PGA__AUDIT__LOG__ANCHOR__PATH", anchor),
+            ("PGA__AUDIT__LOG__SEAL_EVERY_SECONDS", "1".into()),
+        ]);
+        cluster.run(&["keys", "init"]).await;
+        cluster.spawn_all(1).await;
+        let token = cluster.administrator().await;
+        let log = Self { cluster, token };
+        log.is_sealed().await;
+        Some(log)
+    }
+
+    /// Makes a change, of which there are two events.
+    pub(crate) async fn change(&self, name: &str) {
+        let change = client()
+            .post(format!("{}/api/v1/registration-secrets", self.cluster.urls()[0]))
+            .bearer_auth(&self.token)
+            .json(&json!({ "name": name }));
+        let answer = change.send().await.unwrap();
+        assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+    }
+
+    /// Waits until every event is in a published checkpoint.
+    pub(crate) async fn is_sealed(&self) {
+        const WAITING: &str = "SELECT unsealed_events + (SELECT count(*) FROM audit_seals WHERE published_at IS NULL) \
+            + (SELECT 1 - least(count(*), 1) FROM audit_seals) FROM audit_seal_lag";
+        let is_sealed = async || self.cluster.number(WAITING).await == 0;
+        assert!(wait_until(LIMIT, is_sealed).await, "{}", self.cluster.log(0));
+    }
+
+    /// The published checkpoint of the first log.
+    pub(crate) fn checkpoint(&self) -> PathBuf {
+        self.anchor().join("era-1/checkpoint")
+    }
+
+    pub(crate) fn anchor(&self) -> PathBuf {
+        self.cluster.folder().join("anchor")
+    }
+
+    /// A copy of the published checkpoint, as an auditor keeps it.
+    pub(crate) fn keep_checkpoint(&self) -> String {
+        let kept = self.cluster.folder().join("kept");
+        fs::copy(self.checkpoint(), &kept).unwrap();
+        kept.to_str().unwrap().to_owned()
+    }
+
+    /// Does what only a superuser can, past all triggers.
+    pub(crate) async fn attack(&self, statement: &str) {
+        let statement = format!("SET session_replication_role = replica; {UNGUARD}; {statement}");
+        let mut connection = self.cluster.connect().await;
+        sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
+    }
+
+    /// The report of a verification that finds nothing.
+    pub(crate) async fn verify(&self, arguments: &[&str]) -> Value {
+        let report = succeed(&self.cluster, &[&["audit", "verify", "--json"], arguments].concat()).await;
+        serde_json::from_str(&report).unwrap()
+    }
+
+    /// The report of a verification that finds something.
+    pub(crate) async fn verify_tampered(&self, arguments: &[&str]) -> Value {
+        let Output { status, stdout, stderr } =
+            run_with(&self.cluster, &[&["audit", "verify", "--json"], arguments].concat(), "").await;
+        let errors = String::from_utf8(stderr).unwrap();
+        assert_eq!(status.code(), Some(3), "{errors}");
+        assert!(errors.contains("the audit log is not what was sealed"), "{errors}");
+        serde_json::from_slice(&stdout).unwrap()
+    }
+}
