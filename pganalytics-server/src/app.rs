@@ -25,7 +25,7 @@ use crate::config::ServerConfig;
 use crate::cookies::Cookies;
 use crate::identity::Identity;
 use crate::lifecycle::Lifecycle;
-use crate::wiring::AuditLog;
+use crate::wiring::{AuditLog, AuditWitness};
 
 /// The services of a server. Clones share them.
 pub type App = Arc<Services>;
@@ -87,6 +87,8 @@ pub struct Services {
     pub audit: Option<FanOutAuditSink>,
     /// What seals the audit log; `None` if the configuration names no log.
     pub audit_log: Option<AuditLog>,
+    /// What cosigns the logs of other servers; `None` if the configuration names none.
+    pub audit_witness: Option<AuditWitness>,
     /// What `/metrics` shows.
     pub prometheus: PrometheusHandle,
 }

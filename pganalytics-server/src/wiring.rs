@@ -4,6 +4,7 @@ mod administration;
 mod audit;
 mod audit_log;
 mod audit_proof;
+mod audit_witness;
 mod error;
 mod keys;
 
@@ -15,6 +16,7 @@ pub use administration::{
 pub use audit::order_keys;
 pub use audit_log::AuditLog;
 pub use audit_proof::{AuditKeySource, AuditKeys, AuditProofError, audit_verifier};
+pub use audit_witness::{AuditWitness, WitnessedLog};
 pub use error::WiringError;
 pub use keys::{DataKeyUse, KeyNames, create_keys, data_key_use, rotate_wrapping};
 
@@ -145,7 +147,15 @@ pub async fn services_with_clock(
             Some(audit_log::audit_log(log, &config.keys, means).await?)
         }
     };
-    assemble(config, process, (clock, random), database, Opened { keys, phase, audit, audit_log })
+    let audit_witness = match &config.audit.witness {
+        None => None,
+        Some(witness) => {
+            let means = (&database, Arc::clone(&keys.manager));
+            Some(audit_witness::audit_witness(witness, &config.keys, means, &clock).await?)
+        }
+    };
+    let opened = Opened { keys, phase, audit, audit_log, audit_witness };
+    assemble(config, process, (clock, random), database, opened)
 }
 
 /// Has the audit events that are stored through this database signed.
@@ -173,7 +183,8 @@ pub async fn unconnected_services(config: ServerConfig, process: Process) -> Res
     let (signing, data) =
         (Arc::new(MemorySigningKeyStore::default()), Arc::new(MemoryDataKeyStore::default()));
     let keys = keys(&config, signing, data, &clock).await?;
-    let opened = Opened { keys, phase: EncryptionPhase::Final, audit: None, audit_log: None };
+    let opened =
+        Opened { keys, phase: EncryptionPhase::Final, audit: None, audit_log: None, audit_witness: None };
     assemble(config, process, (clock, Arc::new(OsRandom)), database, opened)
 }
 
@@ -183,6 +194,7 @@ struct Opened {
     phase: EncryptionPhase,
     audit: Option<FanOutAuditSink>,
     audit_log: Option<AuditLog>,
+    audit_witness: Option<AuditWitness>,
 }
 
 /// What signs, and what seals.
@@ -210,7 +222,7 @@ fn assemble(
     process: Process,
     (clock, random): (Arc<dyn Clock>, Arc<dyn Random>),
     database: Database,
-    Opened { keys: Keys { signing: signing_keys, cipher, .. }, phase, audit, audit_log }: Opened,
+    Opened { keys: Keys { signing: signing_keys, cipher, .. }, phase, audit, audit_log, audit_witness }: Opened,
 ) -> Result<App, WiringError> {
     let signer: Arc<dyn Signer> = signing_keys.clone();
     let data_keys = cipher.data_keys();
@@ -264,6 +276,7 @@ fn assemble(
         registration_secret: registration_secret(&config)?,
         audit,
         audit_log,
+        audit_witness,
         prometheus: process.prometheus,
         config,
         clock,
@@ -296,6 +309,9 @@ pub fn check(config: &ServerConfig) -> Result<(), WiringError> {
     if let Some(log) = &config.audit.log {
         audit_log::name(log)?;
         audit_proof::trusted_keys(log)?;
+    }
+    if let Some(witness) = &config.audit.witness {
+        audit_witness::check(witness)?;
     }
     if config.auth.session_store == SessionStoreKind::Redis {
         redis(&config.redis, &(Arc::new(OsRandom) as Arc<dyn Random>))?;

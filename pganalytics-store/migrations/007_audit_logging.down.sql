@@ -14,6 +14,8 @@ DROP FUNCTION audit_ensure_partitions(date, date);
 DROP VIEW audit_seal_lag;
 DROP VIEW audit_dashboard;
 DROP VIEW audit_logs;
+DROP TABLE audit_witnessed_logs;
+DROP TABLE audit_witnesses;
 DROP TABLE audit_holds;
 DROP TABLE audit_orders;
 DROP TABLE audit_seals;

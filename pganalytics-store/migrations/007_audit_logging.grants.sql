@@ -8,6 +8,7 @@ GRANT INSERT (at, id, actor_name, actor_name_salt, address, address_salt, user_a
     ON audit_personal TO pganalytics_app;
 GRANT SELECT, INSERT ON audit_eras, audit_seals TO pganalytics_app;
 GRANT UPDATE (published_at) ON audit_seals TO pganalytics_app;
+GRANT SELECT, INSERT, UPDATE ON audit_witnesses, audit_witnessed_logs TO pganalytics_app;
 GRANT SELECT ON audit_orders, audit_holds TO pganalytics_app;
 GRANT EXECUTE ON FUNCTION audit_ensure_partitions(date, date) TO pganalytics_app;
 -- Dashboards see neither the tables of events nor what is personal.

@@ -131,6 +131,31 @@ CREATE TABLE audit_seals (
 -- Up to where the rows of an era are sealed.
 CREATE INDEX audit_seals_rows_idx ON audit_seals (rows_era, era, number);
 
+-- How far other servers have cosigned the log of an era: the largest checkpoint that each of them cosigned, and since when it
+-- refuses what is shown to it.
+CREATE TABLE audit_witnesses (
+    era smallint NOT NULL REFERENCES audit_eras,
+    -- The name of its key.
+    witness text COLLATE "C" NOT NULL,
+    size bigint NOT NULL CHECK (size >= 0),
+    -- By the clock of the witness. Null if it has cosigned none.
+    cosigned_at timestamptz,
+    -- What it answered last instead of cosigning; null if it cosigned.
+    refusal text,
+    PRIMARY KEY (era, witness)
+);
+
+-- The logs of other servers that this one cosigns: of each the largest checkpoint that it has cosigned. Moved before the
+-- cosignature is given away, from the row as it was, so that no two histories of a log are ever cosigned.
+CREATE TABLE audit_witnessed_logs (
+    origin text COLLATE "C" PRIMARY KEY,
+    size bigint NOT NULL CHECK (size >= 0),
+    root bytea NOT NULL CHECK (octet_length(root) = 32),
+    -- As the log signed it.
+    checkpoint text NOT NULL,
+    cosigned_at timestamptz NOT NULL
+);
+
 -- For dashboards: what is recorded of events apart from what is personal. Who may read it learns neither names nor addresses
 -- nor what a change was.
 CREATE VIEW audit_dashboard AS

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AuditLogConfig, Bounded, HostPort};
+use super::{AuditLogConfig, AuditWitnessConfig, Bounded, HostPort};
 use crate::secret_ref::SecretRef;
 
 const MIB: u64 = 1024 * 1024;
@@ -36,6 +36,9 @@ pub struct AuditConfig {
     /// The public keys that sign orders to take something out of the log, as `pganalytics-api audit order-key new` prints them.
     /// Keep those of earlier keys: what they ordered is verified by them.
     pub order_keys: Vec<String>,
+    /// Of which logs of other servers this one is a witness. Left out: of none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub witness: Option<AuditWitnessConfig>,
 }
 
 impl Default for AuditConfig {
@@ -51,6 +54,7 @@ impl Default for AuditConfig {
             sinks: Vec::new(),
             log: None,
             order_keys: Vec::new(),
+            witness: None,
         }
     }
 }

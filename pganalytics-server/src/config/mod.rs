@@ -2,6 +2,7 @@
 
 mod audit;
 mod audit_log;
+mod audit_witness;
 mod bounded;
 mod document;
 mod keys;
@@ -14,6 +15,7 @@ pub use audit::{
     RequestClass,
 };
 pub use audit_log::{AuditAnchorConfig, AuditLogConfig, LocalAnchorConfig};
+pub use audit_witness::{AuditWitnessConfig, WitnessedLogConfig};
 pub use bounded::{Bounded, Seconds};
 pub use document::{reference, sample, schema};
 pub use keys::{

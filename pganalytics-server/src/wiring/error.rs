@@ -134,6 +134,22 @@ pub enum WiringError {
     /// The audit log cannot be proved.
     #[error(transparent)]
     AuditProof(#[from] AuditProofError),
+    /// The name of the witness is none.
+    #[error(
+        "`audit.witness.name` is wrong: it has neither spaces nor plus signs, best a host and a path like `example.com/witness`"
+    )]
+    AuditWitnessName,
+    /// A log cannot be witnessed.
+    #[error("the log `{origin}` of `audit.witness.logs` cannot be witnessed")]
+    WitnessedLog {
+        /// Its origin.
+        origin: String,
+        /// What is wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The key that cosigns other logs cannot be used.
+    #[error("the key that cosigns the logs of `audit.witness` cannot be used")]
+    AuditWitnessKeys(#[source] Ed25519SignerError),
     /// The key that signs audit events cannot be had.
     #[error("the key that signs audit events cannot be had")]
     AuditKey(#[source] FieldCipherError),
@@ -147,7 +163,9 @@ impl WiringError {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Database(cause) => cause.retry(),
-            Self::SigningKeys(cause) | Self::AuditLogKeys(cause) => cause.retry(),
+            Self::SigningKeys(cause) | Self::AuditLogKeys(cause) | Self::AuditWitnessKeys(cause) => {
+                cause.retry()
+            }
             Self::DataKeys(cause) => cause.retry(),
             Self::AuditProof(cause) => cause.retry(),
             Self::AuditKey(FieldCipherError::KeyUnavailable { .. }) => Retry::Later,

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::common::{PASSWORD, REGISTRATION_SECRET, TestServer, answer};
 use crate::protocol_tokens::legacy_token;
+use crate::witness::{ForeignLog, ask, leaves};
 
 /// What no unit of work changes: sessions may lie in Redis, and metrics are no changes of anybody's. The event of the request
 /// says what was done.
@@ -18,19 +19,25 @@ const IN_ACCESS_EVENT: [&str; 4] = ["session.create", "session.refresh", "sessio
 struct Maker {
     server: TestServer,
     admin: String,
+    log: ForeignLog,
     made: u32,
 }
 
 impl Maker {
     /// A server whose first administrator was made just now, by the request `setup`.
     async fn set_up() -> Option<Self> {
-        let server = TestServer::start_with(|config| config.auth.setup_enabled = true).await?;
+        let log = ForeignLog::new().await;
+        let server = TestServer::start_with(|config| {
+            config.auth.setup_enabled = true;
+            log.witnessed_by(config);
+        });
+        let server = server.await?;
         let user = json!({ "username": "root", "email": "root@example.org", "password": PASSWORD });
         let setup = server.post("/auth/setup").header("x-request-id", "setup").json(&user);
         let (status, made) = answer(setup).await;
         assert_eq!(status, 200, "{made}");
         let admin = text(&made, "access_token");
-        Some(Self { server, admin, made: 0 })
+        Some(Self { server, admin, log, made: 0 })
     }
 
     /// A request to this endpoint. `None` if nobody has written one.
@@ -43,6 +50,9 @@ impl Maker {
             (method, path) if path.starts_with("/registration-secrets") => self.secrets(method, path).await?,
             (method, path) if path.starts_with("/tokens") => self.tokens(method, path).await?,
             (method, path) if path.starts_with("/alert-rules") => self.rules(method, path).await?,
+            ("POST", "/audit/witness/add-checkpoint") => {
+                ask(&self.server, &self.log.request(0, &leaves(3, "a")).await)
+            }
             (method, path) => self.collectors(method, path).await?,
         };
         Some(request)

@@ -22,3 +22,4 @@ mod sessions;
 mod signing_keys;
 mod stolen;
 mod users;
+mod witness;

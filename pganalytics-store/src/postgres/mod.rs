@@ -40,6 +40,7 @@ pub mod revocations;
 pub mod running_servers;
 pub mod session_epochs;
 pub mod users;
+pub mod witnessed_logs;
 
 pub use audit::{
     AuditGap, AuditProgress, AuditProver, AuditRecoverError, AuditRecovered, AuditRecovery, AuditReport,

@@ -38,5 +38,6 @@ pub(super) fn register(routes: Routes) -> Routes {
         .group(api_tokens::routes)
         .group(outbox::routes)
         .group(audit::routes)
+        .group(audit::witness_routes)
         .group(protocol::routes)
 }
