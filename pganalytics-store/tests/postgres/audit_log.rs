@@ -4,7 +4,9 @@ use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::ids::{EventId, UserId};
 use pganalytics_core::random::{OsRandom, RandomExt};
 use pganalytics_core::session::SessionId;
-use pganalytics_store::postgres::audit_log::{self, AuditCursor, AuditFilter, PERSONAL_RANGE_MAX};
+use pganalytics_store::postgres::audit_log::{
+    self, AuditCursor, AuditFilter, AuditScan, HistoryOrder, PERSONAL_RANGE_MAX, ResourceHistory,
+};
 use pganalytics_store::postgres::metrics::PartitionOutcome;
 use pganalytics_store::postgres::{Database, MigrateError, Migrator, PostgresAuditSink};
 use pganalytics_testkit::TestDatabase;
@@ -213,6 +215,73 @@ async fn pages_of_a_search_end_where_the_next_begins() {
         expected.sort_by_key(|event| (event.at, event.id));
         expected.reverse();
         assert_eq!(listed, expected, "{limit}");
+    }
+}
+
+#[tokio::test]
+async fn search_without_an_index_ends_its_page_after_so_many_events() {
+    let mut first = event(0, "test.first");
+    first.actor.id = Some("somebody".into());
+    let Some((_test, database)) = filled(std::slice::from_ref(&first)).await else { return };
+    let mut connection = database.direct().await.unwrap();
+    let many = "INSERT INTO audit_events (at, id, writer, writer_sequence, actor_kind, action, outcome) \
+        SELECT now() - n * interval '1 ms', gen_random_uuid(), gen_random_uuid(), 0, 'system', 'test.many', 'success' \
+        FROM generate_series(1, 150000) n";
+    execute(&mut connection, many).await.unwrap();
+    let mut filter = AuditFilter::default();
+    filter.actor_id = Some("somebody");
+    let page = audit_log::search(&mut connection, &filter, None, 10).await.unwrap();
+    assert_eq!(page.events, [], "not that far");
+    let page = audit_log::search(&mut connection, &filter, page.next, 10).await.unwrap();
+    assert_eq!(page.events.into_iter().map(|found| found.event).collect::<Vec<_>>(), [first.clone()]);
+    assert_eq!(page.next, None);
+
+    let (mut scan, mut found) = (AuditScan::default(), Vec::new());
+    while !scan.is_over() {
+        found.extend(scan.read(&mut connection, &filter, 10).await.unwrap());
+    }
+    assert_eq!(found.into_iter().map(|found| found.event).collect::<Vec<_>>(), [first]);
+    assert_eq!(scan.read(&mut connection, &filter, 10).await.unwrap(), []);
+    assert_eq!(scan.place(), None);
+}
+
+#[tokio::test]
+async fn history_of_a_resource_is_read_in_both_orders() {
+    let mut events: Vec<AuditEvent> = (0..12).map(|number| event(number, "test.event")).collect();
+    let long = "x".repeat(400);
+    for (event, id) in events.iter_mut().zip(["1", "2", "1", &long].into_iter().cycle()) {
+        event.resource = Some(Resource::new("user", id));
+    }
+    events[4].at = events[6].at;
+    events[10].resource = Some(Resource::new("collector", "1"));
+    let Some((_test, database)) = filled(&events).await else { return };
+    let mut connection = database.read().await.unwrap();
+    for (id, mut expected) in
+        [("1", vec![0_usize, 2, 4, 6, 8]), (&long, vec![3, 7, 11]), (&long[1..], vec![]), ("", vec![])]
+    {
+        for order in [HistoryOrder::OldestFirst, HistoryOrder::NewestFirst] {
+            for limit in [1, 2, 5, 6] {
+                let (mut found, mut after) = (Vec::new(), None);
+                loop {
+                    let of = ResourceHistory { kind: "user", id, order };
+                    let page = audit_log::history(&mut connection, of, after, limit).await.unwrap();
+                    assert!(page.events.len() <= limit as usize);
+                    found.extend(page.events.into_iter().map(|found| found.event));
+                    after = page.next;
+                    if after.is_none() {
+                        break;
+                    }
+                }
+                let expected: Vec<AuditEvent> = expected.iter().map(|index| events[*index].clone()).collect();
+                assert_eq!(found, expected, "{id} {order:?} {limit}");
+            }
+            expected.reverse();
+        }
+    }
+    for (kind, id, field) in [("a\0", "1", "resource_type"), ("user", "\0", "resource_id")] {
+        let of = ResourceHistory { kind, id, order: HistoryOrder::default() };
+        let error = audit_log::history(&mut connection, of, None, 1).await.unwrap_err();
+        assert!(error.to_string().starts_with(field), "{error}");
     }
 }
 

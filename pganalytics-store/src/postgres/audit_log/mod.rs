@@ -2,12 +2,14 @@
 
 mod conditions;
 mod filter;
+mod history;
 mod partitions;
 mod row;
 mod scan;
 mod search;
 
 pub use filter::{AuditCursor, AuditFilter, PERSONAL_RANGE_MAX};
+pub use history::{HistoryOrder, ResourceHistory, history};
 pub use partitions::{PartitionMonth, ensure_partitions};
 pub use row::StoredEvent;
 pub use scan::AuditScan;

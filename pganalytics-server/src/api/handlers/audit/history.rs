@@ -3,10 +3,10 @@ use std::collections::BTreeSet;
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
-use pganalytics_store::postgres::audit_log::{self, AuditFilter, StoredEvent};
-use serde::Serialize;
+use pganalytics_store::postgres::audit_log::{self, HistoryOrder, ResourceHistory, StoredEvent};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::query::{Asked, Position, cursor_text};
@@ -36,6 +36,9 @@ struct Entry {
     session_id: Option<String>,
     /// The fields that changed.
     changes: Vec<FieldChange>,
+    /// How large the changes were, in bytes, where they were too large to be kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    truncated_bytes: Option<u64>,
     /// Whether the changes, and the actor's name, were erased.
     erased: bool,
 }
@@ -54,31 +57,53 @@ struct FieldChange {
     after: Option<Value>,
 }
 
-/// A page of the history of a resource, newest first.
+/// In which order.
+#[derive(Clone, Copy, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+#[serde(default)]
+pub(super) struct Ordering {
+    /// `newest` first, or `oldest`.
+    #[param(value_type = String, default = "newest")]
+    order: First,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum First {
+    #[default]
+    Newest,
+    Oldest,
+}
+
+/// A page of the history of a resource.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AuditHistory)]
 pub(super) struct History {
     entries: Vec<Entry>,
-    /// For `after`, if there may be more.
+    /// For `after`, if there is more.
     #[serde(skip_serializing_if = "Option::is_none")]
     next: Option<String>,
 }
 
-/// What was done to a resource, newest first, with the fields that changed.
+/// What was done to a resource, with the fields that changed.
 #[utoipa::path(get, path = "/api/v1/audit/resources/{type}/{id}/history", tag = "audit",
-    params(("type" = String, Path), ("id" = String, Path), Position), responses(
+    params(("type" = String, Path), ("id" = String, Path), Position, Ordering), responses(
     (status = 200, body = History), (status = 400, body = ErrorBody),
 ))]
 pub(super) async fn history(
     State(app): State<App>,
     ApiPath((kind, id)): ApiPath<(String, String)>,
-    Asked(position, _): Asked<Position>,
+    Asked(position, Ordering { order }): Asked<Position, Ordering>,
 ) -> Result<Json<History>, ApiError> {
     let (after, limit) = position.checked()?;
-    let mut filter = AuditFilter::default();
-    (filter.resource_kind, filter.resource_id) = (Some(kind.as_str()), Some(id.as_str()));
+    let order = match order {
+        First::Newest => HistoryOrder::NewestFirst,
+        First::Oldest => HistoryOrder::OldestFirst,
+    };
     let mut connection = app.database.read().await?;
-    let page = audit_log::search(&mut connection, &filter, after, limit).await?;
+    let page =
+        audit_log::history(&mut connection, ResourceHistory { kind: &kind, id: &id, order }, after, limit)
+            .await?;
     let entries = page.events.into_iter().map(Entry::from).collect();
     Ok(Json(History { entries, next: page.next.map(cursor_text) }))
 }
@@ -98,6 +123,10 @@ impl From<StoredEvent> for Entry {
             actor_role: view.actor_role,
             request_id: view.request_id,
             session_id: view.session_id,
+            truncated_bytes: view
+                .changes
+                .as_ref()
+                .and_then(|changes| changes.get("truncated_bytes")?.as_u64()),
             changes: view.changes.map(|changes| field_changes(&changes)).unwrap_or_default(),
             erased: view.erased,
         }

@@ -19,7 +19,7 @@ use crate::api::{ApiError, ApiQuery};
 /// Events a page, at the most.
 const LIMIT_MAX: u32 = 1000;
 
-/// Parameters of the query, and no others: a misspelt condition would find what it was to leave out.
+/// Parameters of the query, and no others: a condition that is misspelt or empty would find what it was to leave out.
 #[derive(Debug)]
 pub(super) struct Asked<A, B = Nothing>(pub(super) A, pub(super) B);
 
@@ -34,10 +34,15 @@ where
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let known = [A::into_params(|| None), B::into_params(|| None)].concat();
         let query = parts.uri.query().unwrap_or_default();
-        for (name, _) in form_urlencoded::parse(query.as_bytes()) {
-            if !known.iter().any(|parameter| parameter.name == name) {
-                return Err(ApiError::bad_request(format!("query: there is no parameter `{name}`")));
-            }
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let wrong = match &*value {
+                _ if !known.iter().any(|parameter| parameter.name == name) => "is no parameter",
+                "" => "is empty",
+                // In place of what is no UTF-8.
+                text if text.contains(char::REPLACEMENT_CHARACTER) => "is no UTF-8",
+                _ => continue,
+            };
+            return Err(ApiError::bad_request(format!("query: `{name}` {wrong}")));
         }
         let ApiQuery(first) = ApiQuery::from_request_parts(parts, state).await?;
         let ApiQuery(second) = ApiQuery::from_request_parts(parts, state).await?;
@@ -192,7 +197,8 @@ fn session(text: &str) -> Result<SessionId, ApiError> {
 }
 
 fn network(text: &str) -> Result<IpNet, ApiError> {
-    let address = || text.parse::<IpAddr>().map(IpNet::from);
+    // As addresses are recorded.
+    let address = || text.parse::<IpAddr>().map(|address| IpNet::from(address.to_canonical()));
     let network = text.parse::<IpNet>().or_else(|_| address());
     network
         .map_err(|_| ApiError::bad_request("query: `address` is an address or a network like 192.0.2.0/24"))
