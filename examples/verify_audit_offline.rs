@@ -6,9 +6,11 @@
 //! ```
 //!
 //! The folder is a copy of what the log keeps in its backup target: `checkpoint`, `checkpoints/…` and `tile/…`. Each line of the
-//! other files is an event as the server exports it, or the proof of one. The checkpoint's signature is verified, the whole tree
-//! from its entries up to the root that was signed, the chain of anchored checkpoints, and that each event of the files is what
-//! the log has. An export has no salts, so of personal fields only those in proofs can be verified.
+//! other files is an event as the server exports it (`/api/v1/audit/events/export?format=jsonl`) or as its file sink writes it, or
+//! the proof of one (`/api/v1/audit/events/{id}/proof`). The checkpoint's signature is verified, the whole tree from its entries up
+//! to the root that was signed, the chain of anchored checkpoints, and that each event of the files is what the log has. An
+//! export has no salts, so of personal fields only those in proofs can be verified. Where keys followed each other, give all of
+//! them with commas between.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::collections::HashMap;
@@ -21,6 +23,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use pganalytics_core::audit::{AuditEvent, EventProof, Leaf, LeafRow};
 use pganalytics_core::backup::{
     BackupTarget, BackupTargetError, Capabilities, ObjectInfo, ObjectPath, PutMode, Sha256Digest, Upload,
@@ -28,8 +31,10 @@ use pganalytics_core::backup::{
 use pganalytics_core::error::BackendError;
 use pganalytics_core::tlog::{
     AuthenticTree, CheckpointPolicy, LogVerifier, TILE_WIDTH, TileKind, TilePath, TileReader, TreeSize,
+    VerifierKey,
 };
 use pganalytics_crypto::ed25519::verify;
+use serde::Deserialize;
 use uuid::Uuid;
 
 /// What was verified.
@@ -95,30 +100,74 @@ fn check(line: &str, policy: &CheckpointPolicy, log: &mut Log) -> anyhow::Result
                 .count()
         }) as u64);
     }
-    let event: AuditEvent = serde_json::from_value(value)?;
-    let entry = log.entry(event.id.0).with_context(|| format!("the log has no event {}", event.id.0))?;
+    let event = match value.get("actor_kind") {
+        Some(_) => serde_json::from_value(value)?,
+        None => Exported::from(serde_json::from_value::<AuditEvent>(value)?),
+    };
+    let entry = log.entry(event.id).with_context(|| format!("the log has no event {}", event.id))?;
     let Leaf::Row(row) = Leaf::parse(entry)? else {
         bail!("the log has only a digest of it: ask for its proof")
     };
-    ensure!(is_same(&event, &row), "the log has {} instead", row.to_json());
+    ensure!(event.is_in(&row), "the log has {} instead", row.to_json());
     Ok(0)
 }
 
-/// Whether an exported event is what the log has, but for its personal fields.
-fn is_same(event: &AuditEvent, row: &LeafRow<'_>) -> bool {
-    let resource = event.resource.as_ref();
-    row.at().map(|at| at.timestamp_micros()) == Some(event.at.timestamp_micros())
-        && row.actor_kind == event.actor.kind.as_str()
-        && row.actor_id == event.actor.id.as_deref()
-        && row.actor_role == event.actor.role.as_deref()
-        && row.action == event.action.as_str()
-        && row.resource_type == resource.map(|resource| &*resource.kind)
-        && row.resource_id == resource.and_then(|resource| resource.id.as_deref())
-        && row.outcome == event.outcome.as_str()
-        && row.reason == event.reason.as_deref()
-        && row.request_id == event.request_id.as_deref()
-        && row.session_id.map(str::to_owned) == event.session.map(|session| session.to_string())
-        && row.provider == event.provider.as_deref()
+/// An exported event without its personal fields.
+#[derive(Debug, Deserialize)]
+struct Exported {
+    id: Uuid,
+    at: DateTime<Utc>,
+    actor_kind: String,
+    actor_id: Option<String>,
+    actor_role: Option<String>,
+    action: String,
+    resource_type: Option<String>,
+    resource_id: Option<String>,
+    outcome: String,
+    reason: Option<String>,
+    request_id: Option<String>,
+    session_id: Option<String>,
+    provider: Option<String>,
+}
+
+impl Exported {
+    /// Whether it is what the log has.
+    fn is_in(&self, row: &LeafRow<'_>) -> bool {
+        row.at().map(|at| at.timestamp_micros()) == Some(self.at.timestamp_micros())
+            && row.actor_kind == self.actor_kind
+            && row.actor_id == self.actor_id.as_deref()
+            && row.actor_role == self.actor_role.as_deref()
+            && row.action == self.action
+            && row.resource_type == self.resource_type.as_deref()
+            && row.resource_id == self.resource_id.as_deref()
+            && row.outcome == self.outcome
+            && row.reason == self.reason.as_deref()
+            && row.request_id == self.request_id.as_deref()
+            && row.session_id == self.session_id.as_deref()
+            && row.provider == self.provider.as_deref()
+    }
+}
+
+impl From<AuditEvent> for Exported {
+    fn from(event: AuditEvent) -> Self {
+        let (resource_type, resource_id) =
+            event.resource.map(|resource| (resource.kind, resource.id)).unzip();
+        Self {
+            id: event.id.0,
+            at: event.at,
+            actor_kind: event.actor.kind.as_str().to_owned(),
+            actor_id: event.actor.id,
+            actor_role: event.actor.role,
+            action: event.action.to_string(),
+            resource_type,
+            resource_id: resource_id.flatten(),
+            outcome: event.outcome.as_str().to_owned(),
+            reason: event.reason,
+            request_id: event.request_id,
+            session_id: event.session.map(|session| session.to_string()),
+            provider: event.provider,
+        }
+    }
 }
 
 /// The entries of the log by the ids of their events. They were verified; of a log that does not fit in memory keep the places.
@@ -214,10 +263,11 @@ impl BackupTarget for Folder {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [log, key, tiles, files @ ..] = &arguments[..] else {
+    let [log, keys, tiles, files @ ..] = &arguments[..] else {
         bail!("give the name of the log, its key, the folder of its tiles, and files of events");
     };
-    let policy = CheckpointPolicy::new(log.parse()?, [key.parse()?])?;
+    let keys = keys.split(',').map(str::parse).collect::<Result<Vec<VerifierKey>, _>>()?;
+    let policy = CheckpointPolicy::new(log.parse()?, keys)?;
     let files: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
     let Verified { entries, anchors, events, personal_fields } =
         verify_log(&policy, Path::new(tiles), &files).await?;
@@ -353,12 +403,26 @@ mod tests {
         serde_json::to_string(event).unwrap()
     }
 
+    /// As the API exports it.
+    fn line_of_the_api(number: u128, outcome: &str) -> String {
+        let Exported { id, at, actor_kind, actor_id, action, resource_type, resource_id, .. } =
+            Exported::from(event(number));
+        serde_json::json!({
+            "id": id, "at": at, "actor_kind": actor_kind, "actor_id": actor_id, "actor_name": "Ada",
+            "actor_role": null, "action": action, "resource_type": resource_type, "resource_id": resource_id,
+            "outcome": outcome, "reason": null, "request_id": null, "session_id": null, "provider": null,
+            "address": null, "user_agent": null, "changes": null, "erased": false,
+        })
+        .to_string()
+    }
+
     #[tokio::test]
     async fn exported_events_and_proofs_are_verified() {
         let fixture = Fixture::new().await;
-        let lines = [exported(&event(0)), exported(&event(299)), fixture.proof(123, "Ada").await];
-        let verified = fixture.verify(&lines).await.unwrap();
-        assert_eq!(verified, Verified { entries: 300, anchors: 3, events: 3, personal_fields: 1 });
+        let sink = [exported(&event(0)), exported(&event(299))];
+        let api = [line_of_the_api(7, "success"), fixture.proof(123, "Ada").await];
+        let verified = fixture.verify(&[sink, api].concat()).await.unwrap();
+        assert_eq!(verified, Verified { entries: 300, anchors: 3, events: 4, personal_fields: 1 });
     }
 
     #[tokio::test]
@@ -366,8 +430,8 @@ mod tests {
         let fixture = Fixture::new().await;
         let mut edited = event(7);
         edited.outcome = Outcome::Denied;
-        let lines =
-            [exported(&edited), exported(&event(300)), fixture.proof(123, "Eve").await, "{}".to_owned()];
+        let forged = [line_of_the_api(7, "denied"), fixture.proof(123, "Eve").await];
+        let lines = [vec![exported(&edited), exported(&event(300)), "{}".to_owned()], forged.into()].concat();
         for line in lines {
             let error = fixture.verify(&[exported(&event(1)), line]).await.unwrap_err();
             assert!(error.to_string().ends_with("line 2"), "{error:#}");

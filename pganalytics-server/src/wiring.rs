@@ -15,7 +15,9 @@ pub use administration::{
 };
 pub use audit::order_keys;
 pub use audit_log::AuditLog;
-pub use audit_proof::{AuditKeySource, AuditKeys, AuditProofError, audit_verifier};
+pub use audit_proof::{
+    AuditKeySource, AuditKeys, AuditProofError, audit_recovery, audit_verifier, published_audit_log,
+};
 pub use audit_witness::{AuditWitness, WitnessedLog};
 pub use error::WiringError;
 pub use keys::{DataKeyUse, KeyNames, create_keys, data_key_use, rotate_wrapping};

@@ -100,7 +100,22 @@ impl AuthenticTree {
     /// # Errors
     /// When tiles cannot be read or are wrong, or there is no such leaf.
     pub async fn prove_inclusion(&mut self, index: LeafIndex) -> Result<InclusionProof, ProveError> {
-        let plan = ProofPlan::inclusion(index, self.size())?;
+        self.prove_inclusion_at(index, self.size()).await
+    }
+
+    /// Proves a leaf in the tree as it was at an earlier size.
+    ///
+    /// # Errors
+    /// When tiles cannot be read or are wrong, the tree is smaller, or there was no such leaf.
+    pub async fn prove_inclusion_at(
+        &mut self,
+        index: LeafIndex,
+        size: TreeSize,
+    ) -> Result<InclusionProof, ProveError> {
+        if size > self.size() {
+            return Err(self.beyond().into());
+        }
+        let plan = ProofPlan::inclusion(index, size)?;
         Ok(InclusionProof { path: self.hashes_of(&plan).await? })
     }
 
@@ -109,10 +124,25 @@ impl AuthenticTree {
     /// # Errors
     /// When tiles cannot be read or are wrong, or the tree is smaller.
     pub async fn prove_consistency(&mut self, old_size: TreeSize) -> Result<ConsistencyProof, ProveError> {
+        self.prove_consistency_at(old_size, self.size()).await
+    }
+
+    /// Proves that the tree, as it was at an earlier size, had grown from one of a still earlier size.
+    ///
+    /// # Errors
+    /// When tiles cannot be read or are wrong, or the sizes are not in this order.
+    pub async fn prove_consistency_at(
+        &mut self,
+        old_size: TreeSize,
+        size: TreeSize,
+    ) -> Result<ConsistencyProof, ProveError> {
+        if size > self.size() {
+            return Err(self.beyond().into());
+        }
         if old_size == TreeSize::EMPTY {
             return Ok(ConsistencyProof { path: Vec::new() });
         }
-        let plan = ProofPlan::consistency(old_size, self.size())?;
+        let plan = ProofPlan::consistency(old_size, size)?;
         Ok(ConsistencyProof { path: self.hashes_of(&plan).await? })
     }
 

@@ -10,7 +10,9 @@ use pganalytics_core::random::Random;
 use pganalytics_core::tlog::{NoteSigner, Origin};
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig};
 use pganalytics_store::LocalBackupTarget;
-use pganalytics_store::postgres::{AuditSealer, Database, PostgresSigningKeyStore};
+use pganalytics_store::postgres::{
+    AuditProver, AuditSealer, Database, PostgresSigningKeyStore, PublishedAuditLog,
+};
 
 use super::{KeyNames, WiringError};
 use crate::config::{AuditAnchorConfig, AuditLogConfig, KeyManagerConfig};
@@ -26,6 +28,10 @@ const KEPT_FOR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 pub struct AuditLog {
     /// What seals it.
     pub sealer: AuditSealer,
+    /// What proves single events.
+    pub prover: AuditProver,
+    /// What is published of it.
+    pub published: PublishedAuditLog,
     /// The keys that sign its checkpoints, and nothing else.
     pub keys: Arc<Ed25519Signer>,
 }
@@ -54,8 +60,11 @@ pub(super) async fn audit_log(
         NoteSigner::new(signer_name()?, Arc::new(keys.newest())),
     ];
     let parts = (Arc::clone(clock), Arc::clone(random));
-    let sealer = AuditSealer::new((database.clone(), anchor(config)?), log, signers, cipher, parts);
-    Ok(AuditLog { sealer, keys })
+    let target = anchor(config)?;
+    let sealer = AuditSealer::new((database.clone(), Arc::clone(&target)), log, signers, cipher, parts);
+    let prover = AuditProver::new(database.clone(), Arc::clone(&target));
+    let published = PublishedAuditLog::new(database.clone(), target);
+    Ok(AuditLog { sealer, prover, published, keys })
 }
 
 /// The keys that sign the log. Makes the first one where there is none.

@@ -2,20 +2,25 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pganalytics_core::audit::Actor;
+use pganalytics_core::backup::BackupTarget;
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::error::{PortError, Retry};
 use pganalytics_core::keys::FieldCipher;
+use pganalytics_core::random::OsRandom;
 use pganalytics_core::signing::{PublicKey, SignatureAlgorithm, SigningKeyStore, SigningKeyStoreError};
-use pganalytics_core::tlog::{InvalidVerifierKey, NoteKeyKind, NoteKeyName, VerifierKey};
+use pganalytics_core::tlog::{
+    InvalidVerifierKey, NoteKeyKind, NoteKeyName, NoteSigner, SignNoteError, VerifierKey,
+};
 use pganalytics_crypto::ed25519::verify;
-use pganalytics_store::postgres::{AuditTrust, AuditVerifier};
+use pganalytics_store::postgres::{AuditRecovery, AuditTrust, AuditVerifier, Database, PublishedAuditLog};
 use serde::{Serialize, Serializer};
 
 use super::administration::administrative_cipher;
-use super::audit_log::{anchor, key_store, name};
-use super::{WiringError, database};
+use super::audit_log::{anchor, key_store, name, signing_keys};
+use super::{WiringError, authenticate, database, keys, owner_database};
 use crate::config::{AuditAnchorConfig, AuditLogConfig, ServerConfig};
 
 /// The keys that a verification believes, and where they come from.
@@ -61,6 +66,9 @@ pub enum AuditProofError {
     /// The public keys of the log cannot be read.
     #[error("the public keys of the audit log cannot be read")]
     KeyStore(#[source] SigningKeyStoreError),
+    /// The keys that sign the log cannot be used.
+    #[error("the keys that sign the audit log cannot be used")]
+    Signer(#[source] SignNoteError),
     /// The database has no key of the log.
     #[error(
         "the database has no key of the audit log, with which it would have been sealed: give the key that you have"
@@ -72,7 +80,7 @@ impl AuditProofError {
     /// Whether it may pass by itself.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::NoAnchor(_) => Retry::Later,
+            Self::NoAnchor(_) | Self::Signer(_) => Retry::Later,
             Self::KeyStore(cause) => cause.retry(),
             Self::NoLog | Self::TrustedKey { .. } | Self::NoKeys => Retry::Never,
         }
@@ -90,22 +98,64 @@ pub async fn audit_verifier(
     given: Vec<VerifierKey>,
     checksums: bool,
 ) -> Result<(AuditVerifier, AuditKeys), WiringError> {
-    let log = config.audit.log.as_ref().ok_or(AuditProofError::NoLog)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (log, target) = existing(config)?;
     let database = database(&config.database)?;
-    let AuditAnchorConfig::Local(local) = &log.anchor;
-    if !local.path.is_dir() {
-        return Err(AuditProofError::NoAnchor(local.path.clone()).into());
-    }
-    let keys = audit_keys(config, log, given).await?;
+    let keys = audit_keys(&database, log, given).await?;
     let trust = AuditTrust::new(name(log)?, keys.keys.iter().cloned(), Arc::new(verify));
-    let mut verifier = AuditVerifier::new(database, anchor(log)?, trust, Arc::clone(&clock))
+    let mut verifier = AuditVerifier::new(database, target, trust, Arc::clone(&clock))
         .with_merge_delay(log.maximum_merge_delay_seconds.as_duration());
     if checksums {
         let cipher: Arc<dyn FieldCipher> = Arc::new(administrative_cipher(config, actor, &clock).await?);
         verifier = verifier.with_cipher(cipher);
     }
     Ok((verifier, keys))
+}
+
+/// What is published of the audit log, how long an event may wait, and the keys that sign, each with whether who verifies by the
+/// configuration believes it.
+///
+/// # Errors
+/// When the configuration names no log, or what it names cannot be used or reached.
+pub async fn published_audit_log(
+    config: &ServerConfig,
+) -> Result<(PublishedAuditLog, Duration, Vec<(VerifierKey, bool)>), WiringError> {
+    let (log, target) = existing(config)?;
+    let database = database(&config.database)?;
+    let configured = trusted_keys(log)?;
+    let judged = |key| {
+        let is_trusted = is_trusted(&configured, &key);
+        (key, is_trusted)
+    };
+    let keys = stored_keys(&database, log).await?.into_iter().map(judged).collect();
+    let delay = log.maximum_merge_delay_seconds.as_duration();
+    Ok((PublishedAuditLog::new(database, target), delay, keys))
+}
+
+/// What lets the audit log go on after the database went back, and whether whoever verifies by the configuration will believe
+/// the key that it signs with. It believes what is given, the configuration and the database.
+///
+/// # Errors
+/// When the configuration names no log, or what it names cannot be used or reached.
+pub async fn audit_recovery(
+    config: &ServerConfig,
+    actor: Actor,
+    given: Vec<VerifierKey>,
+) -> Result<(AuditRecovery, bool), WiringError> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let (log, target) = existing(config)?;
+    let owner = owner_database(&config.database)?;
+    let cipher = administrative_cipher(config, actor, &clock).await?;
+    authenticate(&owner, &cipher).await?;
+    let manager = keys::key_manager(&config.keys, &config.encryption, &clock)?;
+    let signer = signing_keys(log, &config.keys, (&database(&config.database)?, manager, &clock)).await?;
+    let signer = NoteSigner::new(key_name(log)?, signer);
+    let own = signer.verifier_keys().await.map_err(AuditProofError::Signer)?;
+    let configured = trusted_keys(log)?;
+    let is_trusted = own.iter().all(|key| is_trusted(&configured, key));
+    let trust = AuditTrust::new(name(log)?, [given, configured, own].concat(), Arc::new(verify));
+    let recovery = AuditRecovery::new(owner, target, (trust, signer), clock, Arc::new(OsRandom));
+    Ok((recovery, is_trusted))
 }
 
 /// The keys of `audit.log.trusted_keys`.
@@ -118,8 +168,19 @@ pub(super) fn trusted_keys(log: &AuditLogConfig) -> Result<Vec<VerifierKey>, Wir
     Ok(log.trusted_keys.iter().map(parse).collect::<Result<_, _>>()?)
 }
 
+/// The log of the configuration, and its anchor, which is not made where it is missing.
+fn existing(config: &ServerConfig) -> Result<(&AuditLogConfig, Arc<dyn BackupTarget>), WiringError> {
+    let log = config.audit.log.as_ref().ok_or(AuditProofError::NoLog)?;
+    let AuditAnchorConfig::Local(local) = &log.anchor;
+    if !local.path.is_dir() {
+        return Err(AuditProofError::NoAnchor(local.path.clone()).into());
+    }
+    Ok((log, anchor(log)?))
+}
+
+/// The keys to believe.
 async fn audit_keys(
-    config: &ServerConfig,
+    database: &Database,
     log: &AuditLogConfig,
     given: Vec<VerifierKey>,
 ) -> Result<AuditKeys, WiringError> {
@@ -130,15 +191,26 @@ async fn audit_keys(
     if !configured.is_empty() {
         return Ok(AuditKeys { from: AuditKeySource::Configuration, keys: configured });
     }
-    let database = database(&config.database)?;
-    let stored = key_store(&database).list().await.map_err(AuditProofError::KeyStore)?;
-    let log_name: NoteKeyName = log.name.parse().map_err(|_| WiringError::AuditLogName)?;
-    let keys: Vec<VerifierKey> =
-        stored.iter().filter_map(|key| verifier_key(&log_name, &key.public)).collect();
+    let keys = stored_keys(database, log).await?;
     if keys.is_empty() {
         return Err(AuditProofError::NoKeys.into());
     }
     Ok(AuditKeys { from: AuditKeySource::Database, keys })
+}
+
+/// Whether who verifies by the configuration believes the key; where it names none, all in the database are believed.
+fn is_trusted(configured: &[VerifierKey], key: &VerifierKey) -> bool {
+    configured.is_empty() || configured.iter().any(|known| known.public_key() == key.public_key())
+}
+
+async fn stored_keys(database: &Database, log: &AuditLogConfig) -> Result<Vec<VerifierKey>, WiringError> {
+    let stored = key_store(database).list().await.map_err(AuditProofError::KeyStore)?;
+    let name = key_name(log)?;
+    Ok(stored.iter().filter_map(|key| verifier_key(&name, &key.public)).collect())
+}
+
+fn key_name(log: &AuditLogConfig) -> Result<NoteKeyName, WiringError> {
+    log.name.parse().map_err(|_| WiringError::AuditLogName)
 }
 
 fn verifier_key(log: &NoteKeyName, key: &PublicKey) -> Option<VerifierKey> {

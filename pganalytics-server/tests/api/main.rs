@@ -9,6 +9,7 @@ mod field_samples;
 
 mod access_events;
 mod audit;
+mod audit_proofs;
 mod change_events;
 mod collectors;
 mod documentation;

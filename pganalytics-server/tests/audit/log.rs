@@ -4,7 +4,7 @@ use std::process::Output;
 
 use pganalytics_testkit::wait_until;
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::cluster::{Cluster, LIMIT, client};
 use crate::program::{run_with, succeed};
@@ -19,6 +19,7 @@ const UNGUARD: &str = "DO $$ DECLARE guarded regclass; BEGIN \
 pub(crate) struct SealedLog {
     pub(crate) cluster: Cluster,
     token: String,
+    database_url: String,
 }
 
 impl SealedLog {
@@ -35,7 +36,8 @@ impl SealedLog {
         cluster.run(&["keys", "init"]).await;
         cluster.spawn_all(1).await;
         let token = cluster.administrator().await;
-        let log = Self { cluster, token };
+        let database_url = cluster.database_url();
+        let log = Self { cluster, token, database_url };
         log.is_sealed().await;
         Some(log)
     }
@@ -54,8 +56,23 @@ impl SealedLog {
     pub(crate) async fn is_sealed(&self) {
         const WAITING: &str = "SELECT unsealed_events + (SELECT count(*) FROM audit_seals WHERE published_at IS NULL) \
             + (SELECT 1 - least(count(*), 1) FROM audit_seals) FROM audit_seal_lag";
-        let is_sealed = async || self.cluster.number(WAITING).await == 0;
+        let is_sealed = async || {
+            let mut connection = PgConnection::connect(&self.database_url).await.unwrap();
+            sqlx::query_scalar::<_, i64>(WAITING).fetch_one(&mut connection).await.unwrap() == 0
+        };
         assert!(wait_until(LIMIT, is_sealed).await, "{}", self.cluster.log(0));
+    }
+
+    /// What a stranger gets.
+    pub(crate) async fn get(&self, path: &str) -> String {
+        let url = format!("{}/api/v1{path}", self.cluster.urls()[0]);
+        client().get(url).send().await.unwrap().text().await.unwrap()
+    }
+
+    /// Goes on with another database, from the next start on.
+    pub(crate) fn use_database(&mut self, url: &str) {
+        fs::write(self.cluster.folder().join("database-url"), url).unwrap();
+        url.clone_into(&mut self.database_url);
     }
 
     /// The published checkpoint of the first log.

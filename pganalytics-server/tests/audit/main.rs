@@ -13,4 +13,5 @@ mod program;
 mod wire;
 
 mod log;
+mod recover;
 mod verify;

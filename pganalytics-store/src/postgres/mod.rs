@@ -43,10 +43,11 @@ pub mod users;
 pub mod witnessed_logs;
 
 pub use audit::{
-    AuditGap, AuditProgress, AuditProver, AuditRecoverError, AuditRecovered, AuditRecovery, AuditReport,
-    AuditSealError, AuditSealStatus, AuditSealer, AuditTrust, AuditVerifier, AuditVerifyError, AuditWriter,
-    ClosedLog, EraReport, ErasureOrders, EventName, EventProving, Finding, GapRecord, InvalidGapRecord,
-    LeafBytes, LeafReader, LogFault, MissingLeaves, NoOrders, Notice, PostgresAuditSink, ROW_MACS, Sealed,
+    AuditGap, AuditHalt, AuditProgress, AuditProver, AuditReadError, AuditRecoverError, AuditRecovered,
+    AuditRecovery, AuditReport, AuditSealError, AuditSealStatus, AuditSealer, AuditStanding, AuditTrust,
+    AuditVerifier, AuditVerifyError, AuditWriter, ClosedLog, EraReport, ErasureOrders, EventName,
+    EventProving, Finding, GapRecord, InvalidGapRecord, LeafBytes, LeafReader, LogFault, MissingLeaves,
+    NoOrders, Notice, PostgresAuditSink, PublishedAuditLog, ROW_MACS, Sealed,
 };
 pub use config::PostgresConfig;
 pub use data_key_store::PostgresDataKeyStore;

@@ -38,6 +38,7 @@ pub(super) fn register(routes: Routes) -> Routes {
         .group(api_tokens::routes)
         .group(outbox::routes)
         .group(audit::routes)
+        .group(audit::proof_routes)
         .group(audit::witness_routes)
         .group(protocol::routes)
 }

@@ -1,6 +1,8 @@
 //! The audit log on the command line.
 
 mod order_key;
+mod recover;
+mod status;
 mod verify;
 
 use std::path::Path;
@@ -14,6 +16,10 @@ use super::Failure;
 pub(super) enum AuditCommand {
     /// Prove every event in the database by the anchored log, and name what was changed, deleted or inserted.
     Verify(verify::Verify),
+    /// Show how far the audit log is sealed and anchored, by which keys, and what is in the way.
+    Status(status::Status),
+    /// Let the audit log go on after the database went back behind what is anchored, as a restored backup does.
+    Recover(recover::Recover),
     /// The key that signs orders to take something out of the log. It is made and kept where no server is.
     #[command(subcommand)]
     OrderKey(order_key::OrderKeyCommand),
@@ -23,6 +29,8 @@ pub(super) enum AuditCommand {
 pub(super) async fn run(command: AuditCommand, file: Option<&Path>) -> Result<(), Failure> {
     match command {
         AuditCommand::Verify(command) => verify::run(command, &super::load(file)?).await,
+        AuditCommand::Status(command) => status::run(command, &super::load(file)?).await,
+        AuditCommand::Recover(command) => recover::run(command, &super::load(file)?).await,
         AuditCommand::OrderKey(command) => order_key::run(command),
     }
 }

@@ -6,6 +6,7 @@ mod insert;
 mod leaf;
 mod leaf_reader;
 mod mac;
+mod published;
 mod recover;
 mod row;
 mod seal;
@@ -17,6 +18,7 @@ pub(super) use insert::insert;
 pub use leaf::LeafBytes;
 pub use leaf_reader::LeafReader;
 pub use mac::ROW_MACS;
+pub use published::{AuditHalt, AuditReadError, AuditStanding, PublishedAuditLog};
 pub use recover::{
     AuditGap, AuditRecoverError, AuditRecovered, AuditRecovery, ClosedLog, GapRecord, InvalidGapRecord,
     MissingLeaves,
