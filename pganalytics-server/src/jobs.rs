@@ -283,8 +283,8 @@ async fn watch_audit_log(app: App) -> Result<(), StoreError> {
             return Ok(());
         }
     };
-    let oldest = status.as_ref().and_then(|status| status.oldest_unsealed);
-    let lag = oldest.and_then(|oldest| (app.clock.now() - oldest).to_std().ok()).unwrap_or_default();
+    let since = status.as_ref().and_then(|status| status.unsealed_since);
+    let lag = since.and_then(|since| (app.clock.now() - since).to_std().ok()).unwrap_or_default();
     ::metrics::gauge!("pganalytics_audit_seal_lag_seconds").set(lag.as_secs_f64());
     ::metrics::gauge!("pganalytics_audit_log_size").set(status.map_or(0, |status| status.size) as f64);
     if lag > config.maximum_merge_delay_seconds.as_duration() {

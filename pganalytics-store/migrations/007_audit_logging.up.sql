@@ -120,6 +120,8 @@ CREATE TABLE audit_seals (
     snapshot pg_snapshot NOT NULL,
     first_leaf bigint NOT NULL,
     leaves bigint NOT NULL CHECK (leaves > 0),
+    -- Whether it covers all that there was. Otherwise the next seal goes on where this one was cut.
+    whole boolean NOT NULL,
     -- The signed checkpoint. What was anchored is finished with this very text.
     checkpoint text NOT NULL,
     sealed_at timestamptz NOT NULL,
@@ -168,9 +170,13 @@ SELECT e.at, e.id, e.actor_kind, e.user_id, e.actor_role, e.action, e.resource_t
 FROM audit_events e;
 
 -- For dashboards and alarms: how far the seals are behind the events. What a seal has not covered has a transaction id of its
--- snapshot's xmin or later; from there on the index is read, and no further than tells that it is too much.
+-- snapshot's xmin or later; from there on the index is read, and no further than tells that it is too much. An event may be
+-- older than its row, which has waited no longer than since everything was sealed.
 CREATE VIEW audit_seal_lag AS
-SELECT unsealed.events AS unsealed_events, unsealed.oldest_at AS oldest_unsealed_at,
+SELECT unsealed.events AS unsealed_events,
+    CASE WHEN unsealed.events > 0 THEN greatest(unsealed.oldest_at, (
+        SELECT sealed_at FROM audit_seals WHERE whole ORDER BY era DESC, number DESC LIMIT 1
+    )) END AS unsealed_since,
     (SELECT sealed_at FROM audit_seals ORDER BY era DESC, number DESC LIMIT 1) AS sealed_at,
     (SELECT published_at FROM audit_seals WHERE published_at IS NOT NULL ORDER BY era DESC, number DESC LIMIT 1)
         AS published_at

@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection, Postgres};
 use super::audit::AuditWriter;
 use super::config::PostgresConfig;
 use super::error::StoreError;
+use super::uninterrupted::uninterrupted;
 
 /// How long a pooled connection may have been idle before it is asked whether it still lives. Asking each time
 /// would cost a round trip per request; never asking would hand out the dead ones after a restart of PostgreSQL.
@@ -19,6 +20,8 @@ const TRUSTED_IDLE: Duration = Duration::from_secs(1);
 
 /// Tells the database that this program keeps sealed columns true by itself; the trigger of migration 006 asks for it.
 const SEALS: (&str, &str) = ("pganalytics.seals", "on");
+
+const BEGIN_SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// What is acknowledged must be on disk, whatever the role's or the database's settings say. Stronger settings than
 /// `on` stay.
@@ -47,6 +50,7 @@ pub struct Database {
 struct Preamble {
     write: Arc<str>,
     read: Arc<str>,
+    snapshot: Arc<str>,
 }
 
 /// A pooled connection for statements that each stand alone. It goes back to the pool when it is dropped.
@@ -137,19 +141,21 @@ impl Database {
     }
 
     /// Begins a transaction with these statements, the first of which is [`Database::begin_statement`].
-    ///
-    /// It runs in a task of its own: the driver gives a connection back to the pool in the middle of a transaction
-    /// when this future is dropped before PostgreSQL has answered.
     pub(super) async fn begin_with(
         &self,
         statements: Arc<str>,
     ) -> Result<PgTransaction<'static>, StoreError> {
         let pool = self.pool.clone();
-        let beginning = tokio::spawn(async move { pool.begin_with(AssertSqlSafe(statements)).await });
-        match beginning.await {
-            Ok(begun) => Ok(begun?),
-            Err(stopped) => Err(BackendError::later("postgres", stopped).into()),
-        }
+        uninterrupted(async move { Ok(pool.begin_with(AssertSqlSafe(statements)).await?) }).await
+    }
+
+    /// Begins a transaction that changes nothing, and whose statements all see the same.
+    pub(super) async fn begin_snapshot(&self) -> Result<PgTransaction<'static>, StoreError> {
+        self.begin_with(match &self.preamble {
+            None => BEGIN_SNAPSHOT.into(),
+            Some(preamble) => Arc::clone(&preamble.snapshot),
+        })
+        .await
     }
 
     /// A connection for reads that need no transaction.
@@ -255,6 +261,7 @@ impl Preamble {
         Self {
             write: format!("BEGIN; DEALLOCATE ALL{settings}; {}", durable_commits!("true")).into(),
             read: format!("BEGIN READ ONLY; DEALLOCATE ALL{settings}").into(),
+            snapshot: format!("{BEGIN_SNAPSHOT}; DEALLOCATE ALL{settings}").into(),
         }
     }
 }

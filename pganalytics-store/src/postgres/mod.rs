@@ -25,6 +25,7 @@ mod sessions;
 mod signing_key_store;
 mod text;
 mod token_store;
+mod uninterrupted;
 mod unit_of_work;
 mod user_store;
 

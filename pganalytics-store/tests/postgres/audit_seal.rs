@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use pganalytics_core::audit::{AuditSink, Outcome};
+use pganalytics_core::audit::{Actor, AuditSink, Outcome};
 use pganalytics_core::backup::BackupTarget;
+use pganalytics_core::clock::Clock;
 use pganalytics_core::random::OsRandom;
 use pganalytics_core::testing::{Fault, Faulty};
 use pganalytics_store::postgres::audit_log::{self, AuditFilter};
 use pganalytics_store::postgres::{
-    AuditSealer, Begun, Database, PostgresAuditSink, UnitOfWork, UnitOfWorkLimits,
+    AuditSealError, AuditSealer, Begun, Database, PostgresAuditSink, UnitOfWork, UnitOfWorkLimits,
 };
 use sqlx::Connection;
 
@@ -50,10 +51,12 @@ async fn long_transaction_is_sealed() {
     log.seal().await;
     assert_eq!(seals(&log.database).await, [5, 5], "open transactions hold up nobody else");
     let status = log.sealer().status().await.unwrap().unwrap();
-    assert_eq!((status.size, status.oldest_unsealed), (10, None));
+    assert_eq!((status.size, status.unsealed_since), (10, None));
 
     sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
-    assert_eq!(log.sealer().status().await.unwrap().unwrap().oldest_unsealed, Some(event(1_001).at));
+    let status = log.sealer().status().await.unwrap().unwrap();
+    let waiting = Some(event(1_001).at.max(log.clock.now()));
+    assert_eq!(status.unsealed_since, waiting, "since all that was there was sealed");
     log.seal().await;
     sqlx::raw_sql("COMMIT").execute(&mut long).await.unwrap();
     log.append(10..12).await;
@@ -197,5 +200,71 @@ async fn cut_among_transactions_that_were_open_seals_nothing_twice() {
     assert_eq!((report.rows, report.unsealed), (9, 0));
     for connection in open {
         connection.close().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn log_is_sealed_through_a_transaction_pooler() {
+    let Some(mut log) = ProvedLog::empty().await else { return };
+    log.append(0..3).await;
+    let mut config = pganalytics_store::postgres::PostgresConfig::new(log.url().to_owned());
+    config.transaction_pooler = true;
+    log.database = Database::connect(&config).await.unwrap();
+    let sealed = log.sealer().seal().await.unwrap().unwrap();
+    assert_eq!(sealed.leaves, 3);
+}
+
+/// Cuts a seal short: it is in the database, and at most `writes` objects of it are in the target.
+async fn cut_short(log: &ProvedLog, writes: usize) {
+    let unpublished = "SELECT count(*) FROM audit_seals WHERE published_at IS NULL";
+    for call in 0..24 {
+        let _ = failing(log, call, false).seal().await;
+        let unpublished: i64 = sqlx::query_scalar(unpublished).fetch_one(log.database.pool()).await.unwrap();
+        if unpublished == 1 {
+            let _ = failing(log, call + writes, false).seal().await;
+            return;
+        }
+    }
+    panic!("no call is between the seal and its publication");
+}
+
+#[tokio::test]
+async fn database_that_was_restored_before_its_last_seal_was_published_is_behind() {
+    let Some(mut log) = ProvedLog::empty().await else { return };
+    log.append(0..3).await;
+    log.seal().await;
+    log.append(3..6).await;
+    cut_short(&log, 0).await;
+    let backup = log.backup().await;
+    log.seal().await;
+    log.append(6..9).await;
+    log.seal().await;
+    log.connect(&backup).await;
+    let error = log.sealer().seal().await.unwrap_err();
+    assert!(matches!(error, AuditSealError::Behind { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn rows_that_change_between_their_seal_and_its_tiles_end_the_log_and_no_more() {
+    for writes in [0, 1, 2] {
+        let Some(log) = ProvedLog::empty().await else { return };
+        log.append(0..3).await;
+        log.seal().await;
+        log.append(3..6).await;
+        cut_short(&log, writes).await;
+        assert!(log.recovery().await.survey().await.unwrap().is_none(), "what was cut short can be finished");
+        log.attack("UPDATE audit_events SET reason = 'other' WHERE id = (SELECT max(id::text)::uuid FROM audit_events)")
+            .await;
+        let error = log.sealer().seal().await.unwrap_err();
+        assert!(matches!(error, AuditSealError::Damaged { era: 1, number: 2 }), "{error:?}");
+
+        let recovered =
+            log.recovery().await.recover(Actor::system("test"), "a row was changed").await.unwrap();
+        assert!(recovered.unwrap().gap.damaged);
+        log.append(6..9).await;
+        while log.sealer().seal().await.unwrap().is_some_and(|sealed| sealed.more) {}
+        let report = log.verify().await;
+        assert!(!report.findings.is_empty(), "the checksum of the row is wrong: {report}");
+        assert_eq!(report.unsealed, 0, "{report}");
     }
 }

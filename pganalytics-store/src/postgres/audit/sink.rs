@@ -7,6 +7,7 @@ use sqlx::postgres::PgTransaction;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
+use crate::postgres::uninterrupted::uninterrupted;
 use crate::postgres::{Database, StoreError};
 
 use super::row::{CopyData, Key, Record, Row, bounded, salts};
@@ -124,7 +125,8 @@ impl AuditSink for PostgresAuditSink {
     async fn append(&self, events: &[AuditEvent]) -> Result<(), AuditError> {
         let (rows, mut positions) = self.encode(events);
         if !rows.is_empty() {
-            let refused = self.store_numbered(&rows).await;
+            let sink = self.clone();
+            let refused = uninterrupted(async move { sink.store_numbered(&rows).await }).await;
             positions.extend(refused.map_err(|error| AuditError::Backend(error.into_backend()))?);
         }
         if positions.is_empty() {

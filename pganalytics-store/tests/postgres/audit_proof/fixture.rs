@@ -147,6 +147,10 @@ impl ProvedLog {
         )
     }
 
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
     /// Does what only a superuser can, past all triggers.
     pub(crate) async fn attack(&self, statement: &str) {
         let mut connection = self.database.direct().await.unwrap();

@@ -86,7 +86,7 @@ impl AuditRecovery {
     /// When database or target could not answer, or what is anchored is not to be believed.
     pub async fn survey(&self) -> Result<Option<AuditGap>, AuditRecoverError> {
         let mut connection = self.database.direct().await?;
-        let gap = survey(&mut connection, &self.target, &self.trust).await?;
+        let gap = survey((&self.database, &mut connection), &self.target, &self.trust).await?;
         let interrupted = closed(&self.target, gap.last_era).await?.is_some();
         Ok(Some(gap).filter(|gap| interrupted || !gap.is_none()))
     }
@@ -183,6 +183,8 @@ impl AuditRecovery {
                 .optional(gap.as_deref(), Statements::text)
                 .sql(")");
         }
+        // Who is about to commit a seal waits, and finds that the era is over.
+        statements.then("LOCK TABLE audit_seals IN SHARE ROW EXCLUSIVE MODE");
         // What was sealed and not anchored is sealed in the new log.
         let sealed = gap.logs.first().map_or(0, |log| i64::try_from(log.database.0).unwrap_or(i64::MAX));
         statements.then("DELETE FROM audit_seals WHERE era = ").integer(i64::from(gap.known_era));

@@ -6,10 +6,11 @@ use pganalytics_core::tlog::{
 };
 use sqlx::PgConnection;
 
+use super::super::seal::{AuditSealError, can_be_finished};
 use super::super::verify::{AuditTrust, LogLeaves, StoredSeal, prefix_of, stored};
 use super::missing::{MissingLeaves, missing};
 use super::{AuditRecoverError, ClosedLog};
-use crate::postgres::StoreError;
+use crate::postgres::{Database, StoreError};
 
 /// How far the database is behind what is anchored.
 #[derive(Clone, Debug)]
@@ -27,13 +28,15 @@ pub struct AuditGap {
     pub system_identifier: i64,
     /// Whether it is another one than the log was begun with, so that transaction ids cannot be compared.
     pub other_system: bool,
+    /// Whether rows were changed after they were sealed and before their tiles were written, so that nobody can write those.
+    pub damaged: bool,
 }
 
 impl AuditGap {
     /// Whether the log can just go on.
     pub(super) fn is_none(&self) -> bool {
         let behind = self.logs.iter().any(|log| log.database < log.anchored);
-        !behind && !self.other_system && self.known_era == self.last_era
+        !behind && !self.damaged && !self.other_system && self.known_era == self.last_era
     }
 
     /// A log that was opened and never written.
@@ -47,7 +50,7 @@ impl AuditGap {
 
 /// Compares the database with the target.
 pub(super) async fn survey(
-    connection: &mut PgConnection,
+    (database, connection): (&Database, &mut PgConnection),
     target: &Arc<dyn BackupTarget>,
     trust: &AuditTrust,
 ) -> Result<AuditGap, AuditRecoverError> {
@@ -66,14 +69,32 @@ pub(super) async fn survey(
         missing: MissingLeaves::default(),
         system_identifier,
         other_system,
+        damaged: is_damaged(database, target, known_era).await?,
     };
     for era in known_era.max(1)..=gap.last_era {
-        let seals = if era == known_era { stored::seals(connection, era).await? } else { Vec::new() };
+        let mut seals = if era == known_era { stored::seals(connection, era).await? } else { Vec::new() };
+        if gap.damaged {
+            seals.pop();
+        }
         let (log, missing) = closing(connection, target, trust, era, &seals).await?;
         gap.logs.push(log);
         gap.missing.add(missing);
     }
     Ok(gap)
+}
+
+async fn is_damaged(
+    database: &Database,
+    target: &Arc<dyn BackupTarget>,
+    era: i16,
+) -> Result<bool, AuditRecoverError> {
+    let reader = TileReader::new(Arc::clone(target)).with_prefix(prefix_of(era));
+    match can_be_finished(database, &reader, era).await {
+        Ok(can_be) => Ok(!can_be),
+        Err(AuditSealError::Store(error)) => Err(error.into()),
+        Err(AuditSealError::Read(source)) => Err(AuditRecoverError::Log { era, source }),
+        Err(error) => Err(AuditRecoverError::Untrusted { era, reason: error.to_string() }),
+    }
 }
 
 /// The last era of which the target has anything.

@@ -50,20 +50,40 @@ impl Place {
             let reason = "it is another database cluster".into();
             return Err(AuditSealError::Behind { reason });
         }
-        let last = sqlx::query_as(
-            "SELECT number, rows_era, snapshot::text, first_leaf, leaves, checkpoint, \
-                published_at IS NOT NULL AS published \
-             FROM audit_seals WHERE era = $1 ORDER BY number DESC LIMIT 1",
-        );
-        let last = last.bind(era).fetch_optional(connection).await?;
+        let last = LastSeal::read(connection, era).await?;
         Ok(Some(Self { era, last }))
     }
 }
 
 impl LastSeal {
+    /// The last seal of an era, if it has any.
+    pub(super) async fn read(
+        connection: &mut PgConnection,
+        era: i16,
+    ) -> Result<Option<Self>, AuditSealError> {
+        let last = "SELECT number, rows_era, snapshot::text, first_leaf, leaves, checkpoint, \
+                published_at IS NOT NULL AS published \
+             FROM audit_seals WHERE era = $1 ORDER BY number DESC LIMIT 1";
+        Ok(sqlx::query_as(last).bind(era).fetch_optional(connection).await?)
+    }
+
     pub(super) fn end(&self) -> u64 {
         let count = |number: i64| u64::try_from(number).unwrap_or(0);
         count(self.first_leaf) + count(self.leaves)
+    }
+
+    /// The checkpoint of the seal before it; nothing if it is the first.
+    pub(super) async fn before(
+        &self,
+        connection: &mut PgConnection,
+        era: i16,
+    ) -> Result<Option<SignedCheckpoint>, AuditSealError> {
+        let before =
+            "SELECT checkpoint FROM audit_seals WHERE era = $1 AND number < $2 ORDER BY number DESC LIMIT 1";
+        let before: Option<String> =
+            sqlx::query_scalar(before).bind(era).bind(self.number).fetch_optional(connection).await?;
+        let damaged = AuditSealError::Damaged { era, number: self.number - 1 };
+        before.map(|text| SignedCheckpoint::parse(text.as_bytes())).transpose().map_err(|_| damaged)
     }
 
     pub(super) fn signed(&self, era: i16) -> Result<SignedCheckpoint, AuditSealError> {

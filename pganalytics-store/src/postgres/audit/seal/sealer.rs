@@ -1,23 +1,24 @@
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
+use pganalytics_core::audit::AuditEvent;
 use pganalytics_core::backup::BackupTarget;
 use pganalytics_core::clock::Clock;
 use pganalytics_core::keys::FieldCipher;
 use pganalytics_core::random::Random;
 use pganalytics_core::tlog::{
-    AuthenticTree, Checkpoint, NoteSigner, Origin, SignedCheckpoint, TileReader, TileStore, TileStoreError,
-    TreeEdge, TreeGrowth, TreeSize,
+    Checkpoint, NoteSigner, Origin, SignedCheckpoint, TileReader, TileStore, TileStoreError, TreeEdge,
+    TreeGrowth, TreeSize,
 };
-use sqlx::postgres::PgTransaction;
-use sqlx::{AssertSqlSafe, PgConnection};
+use sqlx::AssertSqlSafe;
 
 use super::super::insert::insert;
-use super::super::leaf::LeafBytes;
-use super::super::leaf_reader::LeafReader;
 use super::super::verify::prefix_of;
 use super::checksums::Checksums;
-use super::place::{LastSeal, Place, begin_first, has_own_seals, seen_before};
-use super::snapshot::SealSnapshot;
+use super::gather::{Batch, gather, leaves_of};
+use super::pending::edge_of;
+use super::place::{LastSeal, Place, begin_first, seen_before};
+use super::sign::sign;
 use super::{AuditSealError, AuditSealStatus};
 use crate::postgres::Database;
 use crate::postgres::unit_of_work::Statements;
@@ -48,6 +49,7 @@ pub struct AuditSealer {
     log: Origin,
     signers: Vec<NoteSigner>,
     cipher: Arc<dyn FieldCipher>,
+    checksums: Checksums,
     clock: Arc<dyn Clock>,
     random: Arc<dyn Random>,
     leaves_max: usize,
@@ -69,12 +71,12 @@ pub struct Sealed {
     pub findings: usize,
 }
 
-/// Rows that are about to be sealed.
-struct Batch {
-    rows_era: i16,
-    snapshot: SealSnapshot,
-    leaves: Vec<LeafBytes>,
-    more: bool,
+/// A seal that is about to be committed.
+struct NewSeal {
+    sealed_at: DateTime<Utc>,
+    first_leaf: u64,
+    checkpoint: SignedCheckpoint,
+    findings: Vec<AuditEvent>,
 }
 
 impl AuditSealer {
@@ -86,7 +88,9 @@ impl AuditSealer {
         cipher: Arc<dyn FieldCipher>,
         (clock, random): (Arc<dyn Clock>, Arc<dyn Random>),
     ) -> Self {
-        Self { database, target, log, signers, cipher, clock, random, leaves_max: LEAVES_MAX }
+        let checksums = Checksums::new(Arc::clone(&cipher));
+        let leaves_max = LEAVES_MAX;
+        Self { database, target, log, signers, cipher, checksums, clock, random, leaves_max }
     }
 
     /// As many leaves as one seal covers, at least one. One transaction is never parted.
@@ -127,16 +131,21 @@ impl AuditSealer {
     pub async fn status(&self) -> Result<Option<AuditSealStatus>, AuditSealError> {
         let mut connection = self.database.read().await?;
         let Some(place) = Place::read(&mut connection, &self.log).await? else { return Ok(None) };
-        let sealed_at = "SELECT max(sealed_at) FROM audit_seals WHERE era = $1";
-        let sealed_at = sqlx::query_scalar(sealed_at).bind(place.era).fetch_one(&mut *connection).await?;
-        let (rows_era, number) = (place.era, place.next_number());
-        let seen = seen_before(&mut connection, rows_era, (place.era, number)).await?;
-        let oldest = format!(
-            "SELECT e.at FROM audit_events e WHERE e.era = {rows_era} AND {} ORDER BY e.xid LIMIT 1",
-            seen.unseen()
-        );
-        let oldest = sqlx::query_scalar(AssertSqlSafe(oldest)).fetch_optional(&mut *connection).await?;
-        Ok(Some(AuditSealStatus { era: place.era, size: place.size(), sealed_at, oldest_unsealed: oldest }))
+        let era = place.era;
+        let sealed_at = "SELECT sealed_at FROM audit_seals WHERE era = $1 ORDER BY number DESC LIMIT 1";
+        let sealed_at = sqlx::query_scalar(sealed_at).bind(era).fetch_optional(&mut *connection).await?;
+        let seen = seen_before(&mut connection, era, (era, place.next_number())).await?;
+        let mut unsealed_since = None;
+        for unseen in seen.unseen() {
+            let oldest = format!(
+                "SELECT greatest(e.at, (SELECT sealed_at FROM audit_seals WHERE whole \
+                    ORDER BY era DESC, number DESC LIMIT 1)) \
+                 FROM audit_events e WHERE e.era = {era} AND {unseen} ORDER BY e.xid LIMIT 1"
+            );
+            let oldest = sqlx::query_scalar(AssertSqlSafe(oldest)).fetch_optional(&mut *connection).await?;
+            unsealed_since = unsealed_since.or(oldest);
+        }
+        Ok(Some(AuditSealStatus { era, size: place.size(), sealed_at, unsealed_since }))
     }
 
     /// Where the log stands; begins it if it is the first time.
@@ -165,56 +174,39 @@ impl AuditSealer {
             let ahead = ahead.unverified().size();
             return behind(format!("{ahead} events are anchored, of which it has sealed {size}"));
         }
-        match (&place.last, published) {
-            (None, None) => Ok(TreeEdge::new()),
-            (Some(last), Some(published))
-                if *published.unverified() == *last.signed(place.era)?.unverified() =>
-            {
-                Ok(AuthenticTree::open(reader.clone(), published.unverified().clone()).await?.edge().await?)
-            }
-            (_, published) => {
-                let found = published.map_or(TreeSize::EMPTY, |published| published.unverified().size());
-                behind(format!("{found} events are published, of which it has sealed {size}, or others"))
-            }
+        let published = published.map(|published| published.unverified().clone());
+        let last = place.last.as_ref().map(|last| last.signed(place.era)).transpose()?;
+        if published != last.map(|last| last.unverified().clone()) {
+            let found = published.map_or(TreeSize::EMPTY, |published| published.size());
+            return behind(format!("{found} events are published, of which it has sealed {size}, or others"));
         }
+        edge_of(reader, published).await
     }
 
     /// Does again what was cut short between the row of a seal and its publication.
     async fn finish(&self, store: &TileStore, era: i16, last: &LastSeal) -> Result<TreeEdge, AuditSealError> {
         let next = last.signed(era)?;
         let (reader, number) = (store.reader(), last.number);
-        let published = reader.checkpoint().await?;
-        if published.as_ref().is_some_and(|published| published.unverified() == next.unverified()) {
+        let published = reader.checkpoint().await?.map(|published| published.unverified().clone());
+        let edge = edge_of(reader, published.clone()).await?;
+        if published.as_ref() == Some(next.unverified()) {
             self.mark_published((era, number)).await?;
-            return Ok(AuthenticTree::open(reader.clone(), next.unverified().clone()).await?.edge().await?);
+            return Ok(edge);
         }
-        let edge = match published {
-            None => TreeEdge::new(),
-            Some(published) => {
-                AuthenticTree::open(reader.clone(), published.unverified().clone()).await?.edge().await?
-            }
-        };
-        let mut growth = TreeGrowth::new(edge);
-        for leaf in self.leaves_of(era, last).await? {
-            growth.append(leaf.entry())?;
+        let mut connection = self.database.read().await?;
+        let before = last.before(&mut connection, era).await?;
+        connection.commit().await?;
+        if published != before.map(|before| before.unverified().clone()) {
+            let found = published.map_or(TreeSize::EMPTY, |published| published.size());
+            let reason = format!(
+                "{found} events are published, of which it has sealed {}, or others",
+                last.first_leaf
+            );
+            return Err(AuditSealError::Behind { reason });
         }
+        let growth = grown(&self.database, edge, (era, last)).await?;
         self.publish(store, (era, number), &growth, &next).await?;
         Ok(growth.into_edge())
-    }
-
-    /// The leaves of a seal, as the database has them.
-    async fn leaves_of(&self, era: i16, seal: &LastSeal) -> Result<Vec<LeafBytes>, AuditSealError> {
-        let mut connection = self.database.read().await?;
-        let before = seen_before(&mut connection, seal.rows_era, (era, seal.number)).await?;
-        let damaged = AuditSealError::Damaged { era, number: seal.number };
-        let seen = SealSnapshot::parse(&seal.snapshot).ok_or(damaged)?;
-        let rows = format!(
-            "WHERE e.era = {} AND {} AND {} ORDER BY e.xid, e.at, e.id",
-            seal.rows_era,
-            before.unseen(),
-            seen.seen()
-        );
-        read(&mut connection, &rows).await
     }
 
     /// Commits the next seal, with what was found; nothing if there is nothing to seal, or another sealer was faster.
@@ -223,140 +215,78 @@ impl AuditSealer {
         place: &Place,
         edge: TreeEdge,
     ) -> Result<Option<(Sealed, TreeGrowth)>, AuditSealError> {
-        let begin =
-            format!("{}; SET TRANSACTION ISOLATION LEVEL REPEATABLE READ", self.database.begin_statement());
-        let mut transaction = self.database.begin_with(begin.into()).await?;
-        let now = Place::read(&mut transaction, &self.log).await?;
-        let is_overtaken =
-            now.is_none_or(|now| now.era != place.era || now.next_number() != place.next_number());
-        if is_overtaken {
-            return Ok(None);
-        }
-        let Some(batch) = self.batch(&mut transaction, place).await? else { return Ok(None) };
+        let sealed_at = self.clock.now();
+        let Some(batch) = gather(&self.database, place, self.leaves_max).await? else { return Ok(None) };
         let mut growth = TreeGrowth::new(edge);
         for leaf in &batch.leaves {
             growth.append(leaf.entry())?;
         }
         let origin = format!("{}/{}", self.log, place.era).parse()?;
-        let checkpoint = self.sign(Checkpoint::new(origin, growth.size(), growth.root())?).await?;
-        let mut checksums = Checksums::new(Arc::clone(&self.cipher));
-        let findings = checksums.findings(&batch.leaves, &*self.clock, &*self.random).await;
-        let mut numbers = None;
-        if !findings.is_empty() {
-            let mut statements = Statements::beginning_with("");
-            numbers = Some(insert(&mut statements, self.database.audit_writer(), &findings)?);
-            sqlx::raw_sql(AssertSqlSafe(statements.into_sql())).execute(&mut *transaction).await?;
-        }
-        let leaves = growth.size().0 - growth.old_size().0;
-        if !self
-            .insert_seal(&mut transaction, place, &batch, (growth.old_size().0, leaves), &checkpoint)
-            .await?
-        {
+        let checkpoint = sign(&Checkpoint::new(origin, growth.size(), growth.root())?, &self.signers).await?;
+        let first_leaf = growth.old_size().0;
+        let findings = self.findings((first_leaf, &batch)).await;
+        let seal = NewSeal { sealed_at, first_leaf, checkpoint, findings };
+        if !self.insert_seal(place, &batch, &seal).await? {
             return Ok(None);
         }
-        transaction.commit().await?;
-        if let Some(mut numbers) = numbers {
-            numbers.settle();
-        }
-        let (more, findings) = (batch.more, findings.len());
+        let NewSeal { checkpoint, findings, .. } = seal;
+        let (leaves, more, findings) = (batch.leaves.len() as u64, batch.more, findings.len());
         Ok(Some((Sealed { era: place.era, checkpoint, leaves, more, findings }, growth)))
     }
 
-    /// The rows to seal next: first those that a log before this one has left, then its own.
-    async fn batch(
-        &self,
-        transaction: &mut PgTransaction<'_>,
-        place: &Place,
-    ) -> Result<Option<Batch>, AuditSealError> {
-        let era = place.era;
-        let next = (era, place.next_number());
-        if !has_own_seals(transaction, era).await? {
-            for rows_era in 1..era {
-                let before = seen_before(transaction, rows_era, next).await?;
-                let snapshot = SealSnapshot::everything();
-                if let Some(batch) = self.rows(transaction, rows_era, (&before, snapshot)).await? {
-                    return Ok(Some(Batch { more: true, ..batch }));
-                }
-            }
+    async fn findings(&self, (first_leaf, batch): (u64, &Batch)) -> Vec<AuditEvent> {
+        let leaves = (first_leaf, &batch.leaves[..]);
+        let findings = self.checksums.findings(leaves, &*self.clock, &*self.random).await;
+        if !findings.is_empty()
+            && let Err(error) = self.database.audit_writer().authenticate(&*self.cipher).await
+        {
+            // Not signed, they would be found themselves, and so on.
+            tracing::warn!(%error, found = findings.len(), "findings cannot be signed, so they are left to verifying");
+            return Vec::new();
         }
-        let before = seen_before(transaction, era, next).await?;
-        let snapshot: String =
-            sqlx::query_scalar("SELECT pg_current_snapshot()::text").fetch_one(&mut **transaction).await?;
-        let damaged = AuditSealError::Damaged { era, number: next.1 };
-        let snapshot = SealSnapshot::parse(&snapshot).ok_or(damaged)?;
-        self.rows(transaction, era, (&before, snapshot)).await
+        findings
     }
 
-    /// What the transaction sees of the rows that were not seen before, up to a boundary between transactions.
-    async fn rows(
-        &self,
-        connection: &mut PgConnection,
-        rows_era: i16,
-        (before, snapshot): (&SealSnapshot, SealSnapshot),
-    ) -> Result<Option<Batch>, AuditSealError> {
-        let of_era = format!("WHERE e.era = {rows_era} AND");
-        let limit = self.leaves_max + 1;
-        let unseen = before.unseen();
-        let order = "ORDER BY e.xid, e.at, e.id";
-        let mut leaves = read(connection, &format!("{of_era} {unseen} {order} LIMIT {limit}")).await?;
-        if leaves.is_empty() {
-            return Ok(None);
-        }
-        if leaves.len() <= self.leaves_max {
-            return Ok(Some(Batch { rows_era, snapshot, leaves, more: false }));
-        }
-        let first = leaves.first().and_then(LeafBytes::xid).unwrap_or(0);
-        let mut cut = leaves.pop().and_then(|leaf| leaf.xid()).unwrap_or(0);
-        leaves.retain(|leaf| leaf.xid() != Some(cut));
-        if leaves.is_empty() {
-            // One transaction, which is taken whole.
-            leaves = read(connection, &format!("{of_era} e.xid = '{first}'::xid8 {order}")).await?;
-            cut = first + 1;
-        }
-        Ok(Some(Batch { rows_era, snapshot: snapshot.cut_at(cut, before), leaves, more: true }))
-    }
-
-    async fn sign(&self, checkpoint: Checkpoint) -> Result<SignedCheckpoint, AuditSealError> {
-        let text = checkpoint.to_text()?;
-        let mut note = None;
-        for signer in &self.signers {
-            note = Some(match note.take() {
-                None => signer.sign_note(text.clone()).await?,
-                Some(note) => with_another(note, signer).await?,
-            });
-        }
-        let note = note.ok_or(pganalytics_core::signing::SignError::NoActiveKey);
-        Ok(SignedCheckpoint::new(note.map_err(pganalytics_core::tlog::SignNoteError::from)?)?)
-    }
-
-    /// `false` if another sealer has taken this number.
+    /// `false` if another sealer has taken this number, or the next era has begun.
     async fn insert_seal(
         &self,
-        transaction: &mut PgTransaction<'_>,
         place: &Place,
         batch: &Batch,
-        (first, leaves): (u64, u64),
-        checkpoint: &SignedCheckpoint,
+        seal: &NewSeal,
     ) -> Result<bool, AuditSealError> {
+        let count = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let mut transaction = self.database.begin().await?;
         let inserted = sqlx::query(
-            "INSERT INTO audit_seals (era, number, rows_era, snapshot, first_leaf, leaves, checkpoint, sealed_at) \
-             VALUES ($1, $2, $3, $4::text::pg_snapshot, $5, $6, $7, $8)",
+            "INSERT INTO audit_seals \
+                 (era, number, rows_era, snapshot, first_leaf, leaves, whole, checkpoint, sealed_at) \
+             SELECT $1, $2, $3, $4::text::pg_snapshot, $5, $6, $7, $8, $9 \
+             WHERE $1 = (SELECT max(era) FROM audit_eras) ON CONFLICT DO NOTHING",
         )
         .bind(place.era)
         .bind(place.next_number())
         .bind(batch.rows_era)
         .bind(batch.snapshot.to_string())
-        .bind(i64::try_from(first).unwrap_or(i64::MAX))
-        .bind(i64::try_from(leaves).unwrap_or(i64::MAX))
-        .bind(checkpoint.to_string())
-        .bind(self.clock.now())
-        .execute(&mut **transaction)
-        .await;
-        match inserted {
-            Ok(_) => Ok(true),
-            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(false),
-            Err(error) => Err(error.into()),
+        .bind(count(seal.first_leaf))
+        .bind(count(batch.leaves.len() as u64))
+        .bind(!batch.more)
+        .bind(seal.checkpoint.to_string())
+        .bind(seal.sealed_at)
+        .execute(&mut *transaction)
+        .await?;
+        if inserted.rows_affected() == 0 {
+            return Ok(false);
         }
+        let mut numbers = None;
+        if !seal.findings.is_empty() {
+            let mut statements = Statements::beginning_with("");
+            numbers = Some(insert(&mut statements, self.database.audit_writer(), &seal.findings)?);
+            sqlx::raw_sql(AssertSqlSafe(statements.into_sql())).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        if let Some(mut numbers) = numbers {
+            numbers.settle();
+        }
+        Ok(true)
     }
 
     async fn publish(
@@ -389,23 +319,22 @@ impl AuditSealer {
     }
 }
 
-/// Adds the signature of another key, if it is another one.
-async fn with_another(
-    note: pganalytics_core::tlog::SignedNote,
-    signer: &NoteSigner,
-) -> Result<pganalytics_core::tlog::SignedNote, AuditSealError> {
-    let signature = signer.sign(note.unverified_text()).await?;
-    if note.signatures().iter().any(|known| known.id == signature.id) {
-        return Ok(note);
+/// The tree that a seal has made of this one.
+///
+/// # Errors
+/// When rows were changed since they were sealed, or the database could not answer.
+pub(super) async fn grown(
+    database: &Database,
+    edge: TreeEdge,
+    (era, seal): (i16, &LastSeal),
+) -> Result<TreeGrowth, AuditSealError> {
+    let signed = seal.signed(era)?;
+    let mut growth = TreeGrowth::new(edge);
+    for leaf in leaves_of(database, era, seal).await? {
+        growth.append(leaf.entry())?;
     }
-    Ok(note.with_signature(signature)?)
-}
-
-async fn read(connection: &mut PgConnection, selection: &str) -> Result<Vec<LeafBytes>, AuditSealError> {
-    let mut rows = LeafReader::select(connection, selection).await?;
-    let mut leaves = Vec::new();
-    while let Some(leaf) = rows.next().await? {
-        leaves.push(leaf);
+    if growth.size() != signed.unverified().size() || growth.root() != *signed.unverified().root() {
+        return Err(AuditSealError::Damaged { era, number: seal.number });
     }
-    Ok(leaves)
+    Ok(growth)
 }

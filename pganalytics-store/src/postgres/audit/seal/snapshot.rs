@@ -42,17 +42,17 @@ impl SealSnapshot {
         Self { xmin: in_progress.first().copied().unwrap_or(xmax), xmax, in_progress }
     }
 
-    /// The condition on rows `e` that this snapshot does not see. Both parts of it are found by the index, so that a transaction
-    /// that stays open for long does not have everything read again that came after it.
-    pub(super) fn unseen(&self) -> String {
-        let mut sql = format!("(e.xid >= '{}'::xid8", self.xmax);
+    /// The conditions on rows `e` that this snapshot does not see, in the order of their transactions. Each of them is a range of the
+    /// index; in one statement they would have everything read that came after a transaction that stayed open for long.
+    pub(super) fn unseen(&self) -> Vec<String> {
+        let mut conditions = Vec::new();
         if !self.in_progress.is_empty() {
-            sql.push_str(" OR e.xid = ANY ('{");
-            self.list(&mut sql);
-            sql.push_str("}'::xid8[])");
+            let mut in_progress = String::new();
+            self.list(&mut in_progress);
+            conditions.push(format!("e.xid = ANY ('{{{in_progress}}}'::xid8[])"));
         }
-        sql.push(')');
-        sql
+        conditions.push(format!("e.xid >= '{}'::xid8", self.xmax));
+        conditions
     }
 
     /// The condition on rows `e` that this snapshot sees.
@@ -111,10 +111,10 @@ mod tests {
 
     #[test]
     fn what_is_unseen_began_later_or_was_in_progress() {
-        assert_eq!(SealSnapshot::parse("10:10:").unwrap().unseen(), "(e.xid >= '10'::xid8)");
+        assert_eq!(SealSnapshot::parse("10:10:").unwrap().unseen(), ["e.xid >= '10'::xid8"]);
         assert_eq!(
             SealSnapshot::parse("10:20:10,14").unwrap().unseen(),
-            "(e.xid >= '20'::xid8 OR e.xid = ANY ('{10,14}'::xid8[]))"
+            ["e.xid = ANY ('{10,14}'::xid8[])", "e.xid >= '20'::xid8"]
         );
     }
 }

@@ -10,6 +10,7 @@ pub struct AuditSealStatus {
     pub size: u64,
     /// When it was sealed last.
     pub sealed_at: Option<DateTime<Utc>>,
-    /// When the first event happened that is stored and not sealed.
-    pub oldest_unsealed: Option<DateTime<Utc>>,
+    /// Since when, at the most, a stored event waits to be sealed; nothing if none does. An event may be older than its row: it came
+    /// late out of a spill, or its transaction was long.
+    pub unsealed_since: Option<DateTime<Utc>>,
 }
