@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::error_chain;
 use crate::app::App;
-use crate::wiring::{AuditLog, SERVER_SILENCE_MAX};
+use crate::wiring::{AuditLog, SERVER_SILENCE_MAX, SealLag};
 
 /// How often a server says that it is there.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
@@ -272,23 +272,21 @@ async fn seal_audit_log(app: App) -> Result<(), StoreError> {
 
 /// Shows how far the audit log is sealed, and raises the alarm when an event waits for too long.
 async fn watch_audit_log(app: App) -> Result<(), StoreError> {
-    let Some((AuditLog { sealer, .. }, config)) = app.audit_log.as_ref().zip(app.config.audit.log.as_ref())
-    else {
-        return Ok(());
-    };
-    let status = match sealer.status().await {
-        Ok(status) => status,
+    let Some(log) = &app.audit_log else { return Ok(()) };
+    match log.look(app.clock.now()).await {
+        Ok(SealLag { log_size, waiting, is_overdue }) => {
+            ::metrics::gauge!("pganalytics_audit_seal_lag_seconds").set(waiting.as_secs_f64());
+            ::metrics::gauge!("pganalytics_audit_log_size").set(log_size as f64);
+            if is_overdue {
+                tracing::error!(
+                    ?waiting,
+                    "an audit event has waited longer to be sealed than the maximum merge delay"
+                );
+            }
+        }
         Err(error) => {
             tracing::warn!(error = %error_chain(&error), "it is not known how far the audit log is sealed");
-            return Ok(());
         }
-    };
-    let since = status.as_ref().and_then(|status| status.unsealed_since);
-    let lag = since.and_then(|since| (app.clock.now() - since).to_std().ok()).unwrap_or_default();
-    ::metrics::gauge!("pganalytics_audit_seal_lag_seconds").set(lag.as_secs_f64());
-    ::metrics::gauge!("pganalytics_audit_log_size").set(status.map_or(0, |status| status.size) as f64);
-    if lag > config.maximum_merge_delay_seconds.as_duration() {
-        tracing::error!(?lag, "an audit event has waited longer to be sealed than the maximum merge delay");
     }
     Ok(())
 }

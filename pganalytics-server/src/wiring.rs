@@ -14,7 +14,7 @@ pub use administration::{
     stored_data_keys,
 };
 pub use audit::order_keys;
-pub use audit_log::AuditLog;
+pub use audit_log::{AuditLog, SealLag};
 pub use audit_proof::{
     AuditKeySource, AuditKeys, AuditProofError, audit_recovery, audit_verifier, published_audit_log,
 };

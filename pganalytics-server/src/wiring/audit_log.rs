@@ -1,8 +1,9 @@
 //! What seals the audit log.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use pganalytics_core::backup::BackupTarget;
 use pganalytics_core::clock::Clock;
 use pganalytics_core::keys::{FieldCipher, KeyManager};
@@ -11,7 +12,8 @@ use pganalytics_core::tlog::{NoteSigner, Origin};
 use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig};
 use pganalytics_store::LocalBackupTarget;
 use pganalytics_store::postgres::{
-    AuditProver, AuditSealer, Database, PostgresSigningKeyStore, PublishedAuditLog,
+    AuditProver, AuditSealError, AuditSealStatus, AuditSealer, Database, PostgresSigningKeyStore,
+    PublishedAuditLog,
 };
 
 use super::{KeyNames, WiringError};
@@ -34,6 +36,48 @@ pub struct AuditLog {
     pub published: PublishedAuditLog,
     /// The keys that sign its checkpoints, and nothing else.
     pub keys: Arc<Ed25519Signer>,
+    /// Within how long an event is to be sealed.
+    maximum_merge_delay: Duration,
+    seen: Mutex<Option<SealLag>>,
+}
+
+/// How far the audit log is sealed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SealLag {
+    /// How many events are sealed.
+    pub log_size: u64,
+    /// How long the event that waits for the longest has waited, at the most; zero if none waits.
+    pub waiting: Duration,
+    /// Whether that is longer than it may be.
+    pub is_overdue: bool,
+}
+
+impl AuditLog {
+    /// Looks how far the log is sealed, and remembers it.
+    ///
+    /// # Errors
+    /// When the database is another one, or could not answer. It is not known then.
+    pub async fn look(&self, now: DateTime<Utc>) -> Result<SealLag, AuditSealError> {
+        let status = self.sealer.status().await;
+        let seen = status.map(|status| self.lag(status, now));
+        *self.seen() = seen.as_ref().ok().copied();
+        seen
+    }
+
+    /// What was seen last.
+    pub fn last_seen(&self) -> Option<SealLag> {
+        *self.seen()
+    }
+
+    fn lag(&self, status: Option<AuditSealStatus>, now: DateTime<Utc>) -> SealLag {
+        let Some(status) = status else { return SealLag::default() };
+        let waiting = status.unsealed_since.and_then(|since| (now - since).to_std().ok()).unwrap_or_default();
+        SealLag { log_size: status.size, waiting, is_overdue: waiting > self.maximum_merge_delay }
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<SealLag>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a server seals with.
@@ -64,7 +108,8 @@ pub(super) async fn audit_log(
     let sealer = AuditSealer::new((database.clone(), Arc::clone(&target)), log, signers, cipher, parts);
     let prover = AuditProver::new(database.clone(), Arc::clone(&target));
     let published = PublishedAuditLog::new(database.clone(), target);
-    Ok(AuditLog { sealer, prover, published, keys })
+    let maximum_merge_delay = config.maximum_merge_delay_seconds.as_duration();
+    Ok(AuditLog { sealer, prover, published, keys, maximum_merge_delay, seen: Mutex::default() })
 }
 
 /// The keys that sign the log. Makes the first one where there is none.

@@ -25,7 +25,17 @@ pub(crate) struct SealedLog {
 impl SealedLog {
     /// The log of a server on which an administrator has signed in. `None` where PostgreSQL is not installed.
     pub(crate) async fn start() -> Option<Self> {
+        Self::start_on(Cluster::migrated().await?).await
+    }
+
+    /// The same, over connections to PostgreSQL that can be held.
+    pub(crate) async fn start_wired() -> Option<Self> {
         let mut cluster = Cluster::migrated().await?;
+        cluster.add_wire().await;
+        Self::start_on(cluster).await
+    }
+
+    async fn start_on(mut cluster: Cluster) -> Option<Self> {
         let anchor = cluster.folder().join("anchor").to_str().unwrap().to_owned();
         cluster.settings().extend([
             ("PGA__AUDIT__LOG__NAME", "example.com/audit".into()),
@@ -50,6 +60,12 @@ impl SealedLog {
             .json(&json!({ "name": name }));
         let answer = change.send().await.unwrap();
         assert!(answer.status().is_success(), "{}", answer.text().await.unwrap());
+    }
+
+    /// How the server says that it is.
+    pub(crate) async fn health(&self) -> Value {
+        let health = client().get(format!("{}/api/v1/health", self.cluster.urls()[0]));
+        health.send().await.unwrap().json().await.unwrap()
     }
 
     /// Waits until every event is in a published checkpoint.

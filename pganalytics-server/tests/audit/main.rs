@@ -9,9 +9,10 @@ mod cluster;
 #[expect(dead_code, reason = "the tests of keys use the rest")]
 mod program;
 #[path = "../faults/wire.rs"]
-#[expect(dead_code, reason = "the tests of faults use it")]
+#[expect(dead_code, reason = "the tests of faults use the rest")]
 mod wire;
 
+mod kill;
 mod log;
 mod recover;
 mod verify;

@@ -47,10 +47,15 @@ impl Cluster {
     pub(crate) async fn start_wired(servers: usize) -> Option<Self> {
         let mut cluster = Self::prepare().await?;
         for _ in 0..servers {
-            cluster.wires.push(Wire::to(socket(&cluster.postgres.url())).await);
+            cluster.add_wire().await;
         }
         cluster.spawn_all(servers).await;
         Some(cluster)
+    }
+
+    /// A wire for the next server that has none.
+    pub(crate) async fn add_wire(&mut self) {
+        self.wires.push(Wire::to(socket(&self.postgres.url())).await);
     }
 
     async fn prepare() -> Option<Self> {

@@ -14,6 +14,7 @@ use crate::api::{Access, Permission, Routes};
 use crate::app::App;
 use crate::jobs;
 use crate::lifecycle::Phase;
+use crate::wiring::{AuditLog, SealLag};
 
 /// How long the database may take to answer a health check.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -47,6 +48,26 @@ struct Health {
     /// The audit log of requests; left out where requests are not recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     audit: Option<AuditHealth>,
+    /// The log that events are sealed in; left out where there is none, or it is not known how it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_log: Option<AuditLogHealth>,
+}
+
+/// How sealing the audit log goes, as it was seen last.
+#[derive(Debug, Serialize, ToSchema)]
+struct AuditLogHealth {
+    /// How many events are sealed.
+    size: u64,
+    /// Seconds that the event has waited to be sealed which waits for the longest.
+    unsealed_seconds: u64,
+    /// Whether that is longer than `audit.log.maximum_merge_delay_seconds`.
+    overdue: bool,
+}
+
+impl AuditLogHealth {
+    fn of(lag: SealLag) -> Self {
+        Self { size: lag.log_size, unsealed_seconds: lag.waiting.as_secs(), overdue: lag.is_overdue }
+    }
 }
 
 /// How recording requests goes. It makes a server neither well nor unwell: what is refused meanwhile is up to
@@ -115,6 +136,7 @@ async fn health(State(app): State<App>) -> Response {
         database_ok,
         timescale_ok: database_ok,
         audit: app.audit.as_ref().map(|audit| AuditHealth::of(audit.status(), now)),
+        audit_log: app.audit_log.as_ref().and_then(AuditLog::last_seen).map(AuditLogHealth::of),
     };
     let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()
