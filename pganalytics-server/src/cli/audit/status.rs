@@ -29,7 +29,7 @@ struct Report {
     at: DateTime<Utc>,
     keys: Vec<Key>,
     log: Option<AuditStanding>,
-    /// How long the oldest event waits.
+    /// How long the event waits that waits for the longest.
     lag_seconds: f64,
     maximum_merge_delay_seconds: u64,
     state: State,
@@ -77,8 +77,8 @@ pub(super) async fn run(command: Status, config: &ServerConfig) -> Result<(), Fa
 
 impl Report {
     fn new(at: DateTime<Utc>, (keys, log): (Vec<Key>, Option<AuditStanding>), delay: TimeDelta) -> Self {
-        let oldest = log.as_ref().and_then(|log| log.oldest_waiting);
-        let lag = oldest.map_or(TimeDelta::zero(), |oldest| (at - oldest).max(TimeDelta::zero()));
+        let since = log.as_ref().and_then(|log| log.waiting_since);
+        let lag = since.map_or(TimeDelta::zero(), |since| (at - since).max(TimeDelta::zero()));
         let state = match &log {
             None => State::NotBegun,
             Some(log) if log.halted.is_some() => State::Halted,

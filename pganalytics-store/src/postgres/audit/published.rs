@@ -35,8 +35,8 @@ pub struct AuditStanding {
     pub root: Option<String>,
     /// Stored events that no seal covers; counting ends at 100 000 of an era.
     pub waiting: u64,
-    /// When the oldest of them happened, by its writer.
-    pub oldest_waiting: Option<DateTime<Utc>>,
+    /// Since when, at the most, the one waits that waits for the longest.
+    pub waiting_since: Option<DateTime<Utc>>,
     /// Why sealing does not go on by itself.
     pub halted: Option<AuditHalt>,
 }
@@ -111,7 +111,7 @@ struct Stored {
     published: i64,
     sealed_at: Option<DateTime<Utc>>,
     waiting: i64,
-    oldest_waiting: Option<DateTime<Utc>>,
+    waiting_since: Option<DateTime<Utc>>,
 }
 
 impl PublishedAuditLog {
@@ -162,7 +162,7 @@ impl PublishedAuditLog {
             published: published.map_or(0, |published| published.size().0),
             root: published.map(|published| published.root().to_string()),
             waiting: count(stored.waiting),
-            oldest_waiting: stored.oldest_waiting,
+            waiting_since: stored.waiting_since,
             halted: if stored.is_this_system { halted } else { Some(AuditHalt::OtherSystem) },
             origin: stored.origin,
         }))
@@ -219,7 +219,7 @@ impl Stored {
             "SELECT e.era, e.origin, \
                 e.system_identifier = (SELECT system_identifier FROM pg_control_system()) AS is_this_system, \
                 coalesce(s.sealed, 0) AS sealed, coalesce(s.published, 0) AS published, s.sealed_at, \
-                lag.unsealed_events AS waiting, lag.oldest_unsealed_at AS oldest_waiting \
+                lag.unsealed_events AS waiting, lag.unsealed_since AS waiting_since \
              FROM (SELECT * FROM audit_eras ORDER BY era DESC LIMIT 1) e \
              CROSS JOIN LATERAL ( \
                 SELECT max(first_leaf + leaves) AS sealed, \
