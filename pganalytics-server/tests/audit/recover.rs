@@ -104,8 +104,10 @@ async fn nothing_is_recovered_where_nothing_is_missing() {
 async fn log_that_waits_too_long_is_late() {
     let Some(mut log) = SealedLog::start().await else { return };
     log.cluster.terminate(0).await.unwrap();
+    // An old event alone would not do: it may have been stored just now.
     log.attack(
-        "INSERT INTO audit_events (at, id, writer, writer_sequence, actor_kind, action, outcome) \
+        "UPDATE audit_seals SET sealed_at = sealed_at - interval '6 minutes'; \
+         INSERT INTO audit_events (at, id, writer, writer_sequence, actor_kind, action, outcome) \
          VALUES (now() - interval '6 minutes', gen_random_uuid(), gen_random_uuid(), 0, 'system', 'x.y', 'success')",
     )
     .await;
