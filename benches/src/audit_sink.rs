@@ -14,10 +14,12 @@ use pganalytics_core::session::SessionId;
 use pganalytics_store::postgres::{Database, Migrator, PostgresAuditSink, PostgresConfig};
 use pganalytics_testkit::{Profile, private_postgres};
 use serde_json::json;
+use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use uuid::Uuid;
 
 use crate::report::{Better, Round, Summary};
+use crate::sealing::Sealing;
 
 pub(crate) const NAME: &str = "audit_sink";
 const RAW_COPY: &str = "audit_sink/raw_copy";
@@ -33,10 +35,10 @@ const INSERTS: usize = 500;
 const INSERTS_64: usize = 6400;
 
 const EVENT_COLUMNS: &str = "at, id, writer, writer_sequence, actor_kind, actor_id, actor_role, action, resource_type, \
-    resource_id, outcome, reason, changes, request_id, session_id, provider, actor_name_commitment, \
-    address_commitment, user_agent_commitment";
-const PERSONAL_COLUMNS: &str =
-    "at, id, actor_name, actor_name_salt, address, address_salt, user_agent, user_agent_salt";
+    resource_id, outcome, reason, request_id, session_id, provider, actor_name_commitment, address_commitment, \
+    user_agent_commitment, changes_commitment, mac";
+const PERSONAL_COLUMNS: &str = "at, id, actor_name, actor_name_salt, address, address_salt, user_agent, user_agent_salt, \
+    changes, changes_salt";
 
 /// The rows of a batch in the format of binary COPY.
 struct Copied {
@@ -52,6 +54,8 @@ pub(crate) async fn run(rounds: u32) -> anyhow::Result<Vec<Summary>> {
     let mut others = try_join_all((0..CONNECTIONS).map(|_| database.direct())).await?;
     unguard(&mut connection).await?;
     let events: Vec<AuditEvent> = (0..BATCH * BATCHES).map(event).collect();
+    let sealing = Sealing::start().await?;
+    database.audit_writer().authenticate(&sealing.cipher).await?;
     let sink = PostgresAuditSink::new(database.clone());
     let (mut copy, mut insert, mut insert_64) = (Vec::new(), Vec::new(), Vec::new());
     // The first round warms up.
@@ -101,7 +105,7 @@ pub(crate) fn event(number: usize) -> AuditEvent {
     let mut event = AuditEvent::new(EventId(id.into_uuid()), at, actor, action, Outcome::Success);
     event.resource = Some(Resource::new("collector", Uuid::from_u128(number as u128 % 2000)));
     event.changes = number.is_multiple_of(4).then(
-        || json!({ "interval": { "before": 60, "after": 30 }, "name": { "before": "a", "after": "b" } }),
+        || json!({ "before": { "interval": 60, "name": "a" }, "after": { "interval": 30, "name": "b" } }),
     );
     event.request_id = Some(Uuid::from_u128(number as u128).to_string());
     event.session = Some(SessionId::for_user(user, Uuid::from_u128(number as u128)));
@@ -132,12 +136,13 @@ async fn copy_all(connection: &mut PgConnection, batches: &[Copied]) -> anyhow::
     Ok(())
 }
 
-/// The same rows, but with commitments and salts that were not computed.
+/// The same rows, but with commitments, checksums and salts that were not computed.
 async fn insert_all(connection: &mut PgConnection, events: &[AuditEvent]) -> anyhow::Result<()> {
     let statement = format!(
         "WITH stored AS (INSERT INTO audit_events ({EVENT_COLUMNS}) VALUES ($1, $2, $2, 0, 'user', $3, $4, $5, $6, $7, \
-         'success', NULL, $8, $9, $10, NULL, $11, $11, $11)) \
-         INSERT INTO audit_personal ({PERSONAL_COLUMNS}) VALUES ($1, $2, $12, $13, $14, $13, $15, $13)"
+         'success', NULL, $8, $9, NULL, $10, $10, $10, $11, $12)) \
+         INSERT INTO audit_personal ({PERSONAL_COLUMNS}) \
+         VALUES ($1, $2, $13, $14, $15, $14, $16, $14, $17, $18)"
     );
     for event in events {
         let resource = event.resource.as_ref().context("each has one")?;
@@ -149,14 +154,17 @@ async fn insert_all(connection: &mut PgConnection, events: &[AuditEvent]) -> any
             .bind(event.action.as_str())
             .bind(&resource.kind)
             .bind(&resource.id)
-            .bind(&event.changes)
             .bind(&event.request_id)
             .bind(event.session.map(|session| session.to_string()))
             .bind([0_u8; 32])
+            .bind(event.changes.as_ref().map(|_| [0_u8; 32]))
+            .bind([0_u8; 36])
             .bind(&event.actor.name)
             .bind([0_u8; 16])
             .bind(event.address)
             .bind(&event.user_agent)
+            .bind(event.changes.as_ref().map(Json))
+            .bind(event.changes.as_ref().map(|_| [0_u8; 16]))
             .execute(&mut *connection)
             .await?;
     }

@@ -31,6 +31,16 @@ pub(crate) fn of_process(pid: u32) -> anyhow::Result<Duration> {
     of(&Path::new("/proc").join(pid.to_string()))
 }
 
+/// That of all threads of this process that live.
+pub(crate) fn of_all_threads() -> anyhow::Result<Duration> {
+    let mut sum = Duration::ZERO;
+    for thread in std::fs::read_dir("/proc/self/task")? {
+        // A thread may end while it is looked at.
+        sum += of(&thread?.path()).unwrap_or_default();
+    }
+    Ok(sum)
+}
+
 /// That of all children of a process that live, each with one thread.
 pub(crate) fn of_children(parent: u32) -> anyhow::Result<Duration> {
     let parent = parent.to_string();

@@ -1,11 +1,16 @@
 //! Benchmarks, each beside its peer in the same run: `cargo run --release -p benches -- [NAME…]`.
 
+mod audit_change;
+mod audit_request;
+mod audit_seal;
+mod audit_search;
 mod audit_sink;
 mod audit_verify;
 mod backup_stream;
 mod cache_hit;
 mod cache_redis;
 mod cache_tiered;
+mod cost;
 mod cpu;
 mod field_gcm;
 mod field_sql;
@@ -18,6 +23,7 @@ mod redis_server;
 mod report;
 mod revocation;
 mod rotate_rows;
+mod sealed_log;
 mod sealed_rows;
 mod sealing;
 mod server;
@@ -101,8 +107,20 @@ async fn main() -> anyhow::Result<()> {
     if wanted(audit_sink::NAME) {
         results.extend(audit_sink::run(cli.rounds).await?);
     }
+    if wanted(audit_request::NAME) {
+        results.extend(audit_request::run(cli.rounds).await?);
+    }
+    if wanted(audit_change::NAME) {
+        results.extend(audit_change::run(cli.rounds).await?);
+    }
+    if wanted(audit_seal::NAME) {
+        results.extend(audit_seal::run(cli.rounds).await?);
+    }
     if wanted(audit_verify::NAME) {
-        results.push(audit_verify::run(cli.rounds).await?);
+        results.extend(audit_verify::run(cli.rounds).await?);
+    }
+    if wanted(audit_search::NAME) {
+        results.extend(audit_search::run(cli.rounds).await?);
     }
     report::write(&results)
 }

@@ -44,9 +44,14 @@ impl Cluster {
 
     /// Starts a server, and waits until it is ready.
     pub(crate) async fn serve(&self) -> anyhow::Result<Server> {
+        self.serve_with(&[]).await
+    }
+
+    /// The same with other settings, by the names of their variables.
+    pub(crate) async fn serve_with(&self, settings: &[(&str, &str)]) -> anyhow::Result<Server> {
         let address = format!("127.0.0.1:{}", free_port());
         let mut command = self.command()?;
-        command.arg("serve").env("PGA__HTTP__LISTEN", &address);
+        command.arg("serve").env("PGA__HTTP__LISTEN", &address).envs(settings.iter().copied());
         let process = Child::spawn("pganalytics-api", command)?;
         // Nothing is asked over TLS.
         let http = Client::builder().tls_certs_only([]).timeout(LIMIT).build()?;
