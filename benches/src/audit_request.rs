@@ -34,24 +34,17 @@ use crate::report::{Better, Round, Summary};
 use crate::server::{Cluster, Server};
 use crate::{cpu, load};
 
-pub(crate) const NAME: &str = "audit_request";
-const UNAUDITED: &str = "audit_request/unaudited";
+pub(crate) const UNAUDITED: &str = "audit_request/unaudited";
 const WITH_DATABASE: &str = "audit_request/unaudited_with_database";
 const P99: &str = "audit_request/unaudited_p99";
-const ENQUEUE: &str = "audit_request/enqueue";
+pub(crate) const ENQUEUE: &str = "audit_request/enqueue";
 
 const PATH: &str = "/api/v1/auth/me";
 const LASTING: Duration = Duration::from_secs(8);
 const LIMIT: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(50);
 
-pub(crate) async fn run(rounds: u32) -> anyhow::Result<Vec<Summary>> {
-    let mut results = vec![enqueue(rounds).await?];
-    results.extend(requests(rounds).await?);
-    Ok(results)
-}
-
-async fn requests(rounds: u32) -> anyhow::Result<Vec<Summary>> {
+pub(crate) async fn requests(rounds: u32) -> anyhow::Result<Vec<Summary>> {
     let postgres = private_postgres(Profile::Durable).await.context("PostgreSQL is not installed")?;
     let cluster = Cluster::prepare(&postgres).await?;
     let audited = cluster.serve().await?;
@@ -138,7 +131,7 @@ impl Load<'_> {
 }
 
 /// Processor time of a request in microseconds: what the layer adds to it.
-async fn enqueue(rounds: u32) -> anyhow::Result<Summary> {
+pub(crate) async fn enqueue(rounds: u32) -> anyhow::Result<Summary> {
     let mut measured = Vec::new();
     // The first round warms up.
     for round in 0..=rounds {

@@ -1,6 +1,6 @@
-//! One user's last 50 events, with their personal fields, among 5 million of a year, beside the same among the first half million
-//! of them: the same tables, partitions, indexes and query as the server's. Users are drawn by chance, and have one in 5,000 of
-//! the events each. It takes minutes and 6 GB of disk to write the rows.
+//! One user's last 50 events, with their personal fields, among 5 million of a year, beside the same among the first tenth of
+//! them: the same tables, partitions, indexes and query as the server's. Users are drawn by chance, and have about a thousand
+//! events each. It takes minutes and 6 GB of disk to write the rows.
 
 use std::time::{Duration, Instant};
 
@@ -20,21 +20,16 @@ use crate::report::{Better, Round, Summary};
 pub(crate) const NAME: &str = "search/last_50";
 const SLOWEST: &str = "search/last_50_slowest";
 
-const MANY: i64 = 5_000_000;
-const FEW: i64 = 500_000;
-
-/// What a search may take among the many.
-const LIMIT: Duration = Duration::from_millis(10);
-
-const USERS: u128 = 5_000;
+/// Of the year.
+const EVENTS_A_USER: i64 = 1_000;
 const FIRST_USER: u128 = 0x0198_0000_0000_7000_8000_0000_0000_0000;
 const SEARCHES: u32 = 200;
 
-/// Events $1 to $2 of one a time $4 after $3, of users by chance.
+/// Events $1 to $2, one each $4 seconds from $3 on, of $5 users by chance.
 macro_rules! numbers {
     () => {
         "WITH numbered AS (SELECT number, $3 + number * make_interval(secs => $4) AS at, \
-             (hashint8extended(number, 1) & 2147483647) % 5000 AS owner, md5(number::text) AS chance \
+             (hashint8extended(number, 1) & 2147483647) % $5 AS owner, md5(number::text) AS chance \
              FROM generate_series($1::bigint, $2) AS number), \
          event AS (SELECT *, \
              (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' || left(chance, 3) || '8' \
@@ -50,7 +45,7 @@ const EVENTS: &str = concat!(
          user_agent_commitment, changes_commitment, mac) \
      SELECT at, id, '6b6f7a0c-8a0e-4a9e-9d4b-2f4c8c1d5e01', number, 'user', user_id, 'admin', 'collector.update', \
          'collector', md5((number % 2000)::text)::uuid::text, CASE number % 50 WHEN 0 THEN 'denied' ELSE 'success' END, \
-         id::text, left(chance, 8) || '-' || chance, sha256(chance::bytea), sha256(chance::bytea), \
+         id::text, left(chance, 8) || chance, sha256(chance::bytea), sha256(chance::bytea), \
          sha256(chance::bytea), CASE number % 4 WHEN 0 THEN sha256(chance::bytea) END, \
          substr(sha512(chance::bytea), 1, 36) \
      FROM event"
@@ -67,47 +62,54 @@ const PERSONAL: &str = concat!(
      FROM event"
 );
 
-/// Within a year, which ends now.
-fn begin() -> (DateTime<Utc>, f64) {
-    let year = TimeDelta::days(365);
-    (SystemClock.now() - year, year.as_seconds_f64() / MANY as f64)
+/// When events happened.
+#[derive(Clone, Copy)]
+struct Year {
+    start: DateTime<Utc>,
+    /// Seconds from one event to the next.
+    step: f64,
+    users: i64,
 }
 
-pub(crate) async fn run(rounds: u32) -> anyhow::Result<Vec<Summary>> {
+pub(crate) async fn run(rounds: u32, events: i64) -> anyhow::Result<Vec<Summary>> {
     let config = Profile::Fast.config().with_setting("max_wal_size", "512MB");
     let postgres = LocalPostgres::start(config).await.context("PostgreSQL does not start")?;
     let mut maker = Database::connect(&PostgresConfig::new(postgres.url())).await?.direct().await?;
     sqlx::raw_sql("CREATE DATABASE many").execute(&mut maker).await?;
     sqlx::raw_sql("CREATE DATABASE few").execute(&mut maker).await?;
-    let mut many = fill(postgres.url_of("many"), MANY).await?;
-    let mut few = fill(postgres.url_of("few"), FEW).await?;
+    let length = TimeDelta::days(365);
+    let year = Year {
+        start: SystemClock.now() - length,
+        step: length.as_seconds_f64() / events as f64,
+        users: events / EVENTS_A_USER,
+    };
+    let mut many = fill(postgres.url_of("many"), events, year).await?;
+    let mut few = fill(postgres.url_of("few"), events / 10, year).await?;
     let (mut usual, mut slowest) = (Vec::new(), Vec::new());
     // The first round warms up.
     for round in 0..=rounds {
-        let ours = search_all(&mut many).await?;
-        let peer = search_all(&mut few).await?;
+        let ours = search_all(&mut many, year.users).await?;
+        let peer = search_all(&mut few, year.users).await?;
         if round > 0 {
             usual.push(Round { ours: ours.mean, peer: peer.mean });
             slowest.push(Round { ours: ours.slowest, peer: peer.slowest });
         }
     }
-    let summaries = vec![
+    Ok(vec![
         Summary::of(NAME, "ms", Better::Less, &usual),
         Summary::of(SLOWEST, "ms", Better::Less, &slowest),
-    ];
-    ensure!(usual.iter().all(|round| round.ours < LIMIT.as_secs_f64() * 1e3), "too slow: {summaries:?}");
-    Ok(summaries)
+    ])
 }
 
-async fn fill(url: String, rows: i64) -> anyhow::Result<PgConnection> {
+async fn fill(url: String, rows: i64, Year { start, step, users }: Year) -> anyhow::Result<PgConnection> {
     let database = Database::connect(&PostgresConfig::new(url)).await?;
     Migrator::new().up(&database, None).await?;
     let (mut connection, mut other) = (database.direct().await?, database.direct().await?);
-    let (start, step) = begin();
     let last = start.date_naive() + TimeDelta::seconds((step * rows as f64) as i64);
     audit_log::ensure_partitions(&mut connection, start.date_naive(), last).await?;
-    let insert =
-        |statement: &'static str| sqlx::query(statement).bind(1_i64).bind(rows).bind(start).bind(step);
+    let insert = |statement: &'static str| {
+        sqlx::query(statement).bind(1_i64).bind(rows).bind(start).bind(step).bind(users)
+    };
     tokio::try_join!(insert(EVENTS).execute(&mut connection), insert(PERSONAL).execute(&mut other))?;
     sqlx::raw_sql("VACUUM ANALYZE audit_events, audit_personal").execute(&mut connection).await?;
     Ok(connection)
@@ -119,10 +121,10 @@ struct Times {
     slowest: f64,
 }
 
-async fn search_all(connection: &mut PgConnection) -> anyhow::Result<Times> {
+async fn search_all(connection: &mut PgConnection, users: i64) -> anyhow::Result<Times> {
     let (mut sum, mut slowest) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..SEARCHES {
-        let user = FIRST_USER + OsRandom.uuid_v7(&SystemClock).as_u128() % USERS;
+        let user = FIRST_USER + OsRandom.uuid_v7(&SystemClock).as_u128() % users.unsigned_abs() as u128;
         let mut filter = AuditFilter::default();
         filter.user = Some(UserId(Uuid::from_u128(user)));
         let started = Instant::now();

@@ -39,6 +39,9 @@ struct Cli {
     /// Rounds of each benchmark, ours and the peer's in turn.
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(5..=100))]
     rounds: u32,
+    /// Events among which `search` searches.
+    #[arg(long, default_value_t = 5_000_000, value_parser = clap::value_parser!(i64).range(100_000..=50_000_000))]
+    events: i64,
     #[command(subcommand)]
     server: Option<Server>,
 }
@@ -107,8 +110,11 @@ async fn main() -> anyhow::Result<()> {
     if wanted(audit_sink::NAME) {
         results.extend(audit_sink::run(cli.rounds).await?);
     }
-    if wanted(audit_request::NAME) {
-        results.extend(audit_request::run(cli.rounds).await?);
+    if wanted(audit_request::ENQUEUE) {
+        results.push(audit_request::enqueue(cli.rounds).await?);
+    }
+    if wanted(audit_request::UNAUDITED) {
+        results.extend(audit_request::requests(cli.rounds).await?);
     }
     if wanted(audit_change::NAME) {
         results.extend(audit_change::run(cli.rounds).await?);
@@ -120,7 +126,7 @@ async fn main() -> anyhow::Result<()> {
         results.extend(audit_verify::run(cli.rounds).await?);
     }
     if wanted(audit_search::NAME) {
-        results.extend(audit_search::run(cli.rounds).await?);
+        results.extend(audit_search::run(cli.rounds, cli.events).await?);
     }
     report::write(&results)
 }
