@@ -9,8 +9,9 @@
 //! other files is an event as the server exports it (`/api/v1/audit/events/export?format=jsonl`) or as its file sink writes it, or
 //! the proof of one (`/api/v1/audit/events/{id}/proof`). The checkpoint's signature is verified, the whole tree from its entries up
 //! to the root that was signed, the chain of anchored checkpoints, and that each event of the files is what the log has. An
-//! export has no salts, so of personal fields only those in proofs can be verified. Where keys followed each other, give all of
-//! them with commas between.
+//! export has no salts, so of personal fields only those in proofs can be verified. A file that begins with the name of the log is
+//! a checkpoint that you kept from earlier, which the log must have as its beginning. Where keys followed each other, give all
+//! of them with commas between.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
 use std::collections::HashMap;
@@ -30,8 +31,8 @@ use pganalytics_core::backup::{
 };
 use pganalytics_core::error::BackendError;
 use pganalytics_core::tlog::{
-    AuthenticTree, CheckpointPolicy, LogVerifier, TILE_WIDTH, TileKind, TilePath, TileReader, TreeSize,
-    VerifierKey,
+    AuthenticTree, CheckpointPolicy, LogVerifier, SignedCheckpoint, TILE_WIDTH, TileKind, TilePath,
+    TileReader, TreeSize, VerifierKey,
 };
 use pganalytics_crypto::ed25519::verify;
 use serde::Deserialize;
@@ -42,6 +43,7 @@ use uuid::Uuid;
 struct Verified {
     entries: u64,
     anchors: u64,
+    kept: u64,
     events: u64,
     personal_fields: u64,
 }
@@ -59,7 +61,16 @@ async fn verify_log(policy: &CheckpointPolicy, tiles: &Path, files: &[PathBuf]) 
     let mut log = Log::read(&reader, checkpoint.size()).await?;
     let mut verified = Verified { entries: checkpoint.size().0, anchors, ..Verified::default() };
     for file in files {
-        let lines = BufReader::new(fs::File::open(file)?).lines();
+        let mut file_lines = BufReader::new(fs::File::open(file)?);
+        if file_lines.fill_buf()?.starts_with(checkpoint.origin().as_str().as_bytes()) {
+            let place = || format!("{} was kept from this log", file.display());
+            let kept = SignedCheckpoint::parse(&fs::read(file)?).with_context(place)?;
+            let kept = kept.verify(policy, &verify).with_context(place)?;
+            tree.check_grown_from(kept.checkpoint()).await.with_context(place)?;
+            verified.kept += 1;
+            continue;
+        }
+        let lines = file_lines.lines();
         for (number, line) in lines.enumerate() {
             let place = || format!("{}, line {}", file.display(), number + 1);
             verified.personal_fields += check(&line?, policy, &mut log).with_context(place)?;
@@ -269,9 +280,10 @@ async fn main() -> anyhow::Result<()> {
     let keys = keys.split(',').map(str::parse).collect::<Result<Vec<VerifierKey>, _>>()?;
     let policy = CheckpointPolicy::new(log.parse()?, keys)?;
     let files: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
-    let Verified { entries, anchors, events, personal_fields } =
+    let Verified { entries, anchors, kept, events, personal_fields } =
         verify_log(&policy, Path::new(tiles), &files).await?;
     println!("{entries} entries lead to the root that was signed, through {anchors} anchored checkpoints");
+    println!("{kept} checkpoints that were kept are of the same history");
     println!(
         "{events} events of the files are in the log; {personal_fields} personal fields are as recorded"
     );
@@ -284,9 +296,7 @@ mod tests {
     use pganalytics_core::clock::SystemClock;
     use pganalytics_core::ids::EventId;
     use pganalytics_core::signing::MemorySigningKeyStore;
-    use pganalytics_core::tlog::{
-        Checkpoint, LeafIndex, NoteSigner, SignedCheckpoint, TileStore, TreeEdge, TreeGrowth,
-    };
+    use pganalytics_core::tlog::{Checkpoint, LeafIndex, NoteSigner, TileStore, TreeEdge, TreeGrowth};
     use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig};
     use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig};
     use pganalytics_store::LocalBackupTarget;
@@ -422,7 +432,7 @@ mod tests {
         let sink = [exported(&event(0)), exported(&event(299))];
         let api = [line_of_the_api(7, "success"), fixture.proof(123, "Ada").await];
         let verified = fixture.verify(&[sink, api].concat()).await.unwrap();
-        assert_eq!(verified, Verified { entries: 300, anchors: 3, events: 4, personal_fields: 1 });
+        assert_eq!(verified, Verified { entries: 300, anchors: 3, kept: 0, events: 4, personal_fields: 1 });
     }
 
     #[tokio::test]
@@ -447,6 +457,31 @@ mod tests {
         fs::write(&bundle, entries).unwrap();
         let error = fixture.verify(&[]).await.unwrap_err();
         assert!(error.to_string().contains("entry 0"), "{error:#}");
+    }
+
+    #[tokio::test]
+    async fn log_that_goes_back_behind_a_kept_checkpoint_or_beside_it_is_refused() {
+        let fixture = Fixture::new().await;
+        let kept = fixture.folder.path().join("kept");
+        let keep = async |growth: &TreeGrowth| {
+            let checkpoint = Checkpoint::new(LOG.parse().unwrap(), growth.size(), growth.root()).unwrap();
+            let note = fixture.signer.sign_note(checkpoint.to_text().unwrap()).await.unwrap();
+            fs::write(&kept, note.to_string()).unwrap();
+            verify_log(&fixture.policy().await, &fixture.tiles(), std::slice::from_ref(&kept)).await
+        };
+        let mut growth = TreeGrowth::new(TreeEdge::new());
+        for number in 0..150 {
+            growth.append(entry(&event(number))).unwrap();
+        }
+        assert_eq!(keep(&growth).await.unwrap().kept, 1);
+        growth.append(entry(&event(0))).unwrap();
+        let error = keep(&growth).await.unwrap_err();
+        assert!(format!("{error:#}").contains("two histories"), "{error:#}");
+        for number in 151..=300 {
+            growth.append(entry(&event(number))).unwrap();
+        }
+        let error = keep(&growth).await.unwrap_err();
+        assert!(format!("{error:#}").contains("shrank from 301 to 300"), "{error:#}");
     }
 
     #[tokio::test]

@@ -173,6 +173,13 @@ async fn newcomer_reads_metrics_back_and_finds_them_after_a_second_start() {
     assert!(!remote["collectors"][0]["values"].as_array().unwrap().is_empty(), "{remote}");
     let doctor = place.run(&["doctor"]);
     assert!(doctor.status.success(), "{}", String::from_utf8_lossy(&doctor.stdout));
+    // As the role of the server, which may do less than the owner.
+    let verified = place.run(&["audit", "verify", "--strict", "--json"]);
+    assert!(verified.status.success(), "{}", String::from_utf8_lossy(&verified.stderr));
+    let verified: Value = serde_json::from_slice(&verified.stdout).unwrap();
+    assert_eq!(verified["clean"], true, "{verified}");
+    let status = place.run(&["audit", "status"]);
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
     let other = place.start();
     assert_eq!(other.process.wait(LIMIT).await.unwrap().code(), Some(1));
     assert!(other.process.log().contains("runs on"), "{}", other.process.log());

@@ -1,5 +1,5 @@
 -- What was recorded is never changed, and is read and written through the partitioned tables alone. Not to be given: era, xid.
-GRANT SELECT ON audit_events, audit_personal, audit_logs TO pganalytics_app;
+GRANT SELECT ON audit_events, audit_personal, audit_logs, audit_seal_lag TO pganalytics_app;
 GRANT INSERT (at, id, writer, writer_sequence, actor_kind, actor_id, actor_role, action, resource_type, resource_id, outcome,
     reason, request_id, session_id, provider, actor_name_commitment, address_commitment, user_agent_commitment,
     changes_commitment, mac)

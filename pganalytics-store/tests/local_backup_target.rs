@@ -270,3 +270,23 @@ fn file_size_limit_is_a_full_target() {
     let output = limited.output().unwrap();
     assert!(ExitStatus::success(&output.status), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+#[tokio::test]
+async fn folder_that_is_only_read_stays_as_it_is() {
+    let (folder, target) = open();
+    put(&target, "a/b", "kept").await;
+    let copy = folder.path().join("copy");
+    fs::create_dir_all(copy.join("a")).unwrap();
+    fs::copy(folder.path().join("backups/a/b"), copy.join("a/b")).unwrap();
+    let target = LocalBackupTarget::open_read_only(&copy).unwrap();
+    assert_eq!(target.get(&path("a/b"), None).await.unwrap().unwrap(), "kept");
+    assert_eq!(listed(&target).await, ["a/b"]);
+    for mode in [PutMode::Create, PutMode::Overwrite] {
+        target.put(&path("a/c"), "more".into(), mode).await.unwrap_err();
+        target.upload(&path("a/c"), mode).await.unwrap_err();
+    }
+    target.delete(&path("a/b")).await.unwrap_err();
+    assert_eq!(all_files(&copy), [copy.join("a/b"), copy.join("a")]);
+    LocalBackupTarget::open_read_only(folder.path().join("missing")).unwrap_err();
+    assert!(!folder.path().join("missing").exists());
+}

@@ -9,7 +9,8 @@ use crate::wiring::WiringError;
 
 /// What the program's exit codes mean (sysexits.h).
 pub(super) const CODES: &str = "Exit codes: 0 done, 1 not done for a reason that was printed, 2 wrong arguments, \
-     3 the audit log is not what was sealed, 69 something that is needed cannot be reached, 70 a mistake of the program, 78 wrong configuration.";
+     3 the audit log is not what was sealed, \
+     4 it is sealed too late, 69 something that is needed cannot be reached, 70 a mistake of the program, 78 wrong configuration.";
 
 /// Why a command was not done.
 #[derive(Debug)]
@@ -27,6 +28,11 @@ impl Failure {
     /// Something was verified, and is not as it should be.
     pub fn found(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self { code: 3, error: error.into() }
+    }
+
+    /// Something was verified and is as it should be, but late.
+    pub fn overdue(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { code: 4, error: error.into() }
     }
 
     /// Something that is needed cannot be reached.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pganalytics_core::audit::Actor;
-use pganalytics_core::backup::BackupTarget;
+use pganalytics_core::backup::{BackupTarget, BackupTargetError};
 use pganalytics_core::clock::{Clock, SystemClock};
 use pganalytics_core::error::{PortError, Retry};
 use pganalytics_core::keys::FieldCipher;
@@ -15,6 +15,7 @@ use pganalytics_core::tlog::{
     InvalidVerifierKey, NoteKeyKind, NoteKeyName, NoteSigner, SignNoteError, VerifierKey,
 };
 use pganalytics_crypto::ed25519::verify;
+use pganalytics_store::LocalBackupTarget;
 use pganalytics_store::postgres::{AuditRecovery, AuditTrust, AuditVerifier, Database, PublishedAuditLog};
 use serde::{Serialize, Serializer};
 
@@ -52,9 +53,14 @@ pub enum AuditProofError {
     /// There is no log.
     #[error("`audit.log` is not set: nothing seals the audit log, so nothing can be proved of it")]
     NoLog,
-    /// The folder of the anchors is missing.
-    #[error("`audit.log.anchor` names the folder {}, which does not exist here", .0.display())]
-    NoAnchor(PathBuf),
+    /// The folder of the anchors cannot be read.
+    #[error("`audit.log.anchor` names the folder {}, which cannot be read here", .path.display())]
+    NoAnchor {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: BackupTargetError,
+    },
     /// A trusted key is none.
     #[error("`audit.log.trusted_keys` has `{key}`, which is no key")]
     TrustedKey {
@@ -80,7 +86,7 @@ impl AuditProofError {
     /// Whether it may pass by itself.
     pub fn retry(&self) -> Retry {
         match self {
-            Self::NoAnchor(_) | Self::Signer(_) => Retry::Later,
+            Self::NoAnchor { .. } | Self::Signer(_) => Retry::Later,
             Self::KeyStore(cause) => cause.retry(),
             Self::NoLog | Self::TrustedKey { .. } | Self::NoKeys => Retry::Never,
         }
@@ -143,7 +149,8 @@ pub async fn audit_recovery(
     given: Vec<VerifierKey>,
 ) -> Result<(AuditRecovery, bool), WiringError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let (log, target) = existing(config)?;
+    let (log, _) = existing(config)?;
+    let target = anchor(log)?;
     let owner = owner_database(&config.database)?;
     let cipher = administrative_cipher(config, actor, &clock).await?;
     authenticate(&owner, &cipher).await?;
@@ -168,14 +175,13 @@ pub(super) fn trusted_keys(log: &AuditLogConfig) -> Result<Vec<VerifierKey>, Wir
     Ok(log.trusted_keys.iter().map(parse).collect::<Result<_, _>>()?)
 }
 
-/// The log of the configuration, and its anchor, which is not made where it is missing.
+/// The log of the configuration, and its anchor to be read, which is not made where it is missing.
 fn existing(config: &ServerConfig) -> Result<(&AuditLogConfig, Arc<dyn BackupTarget>), WiringError> {
     let log = config.audit.log.as_ref().ok_or(AuditProofError::NoLog)?;
     let AuditAnchorConfig::Local(local) = &log.anchor;
-    if !local.path.is_dir() {
-        return Err(AuditProofError::NoAnchor(local.path.clone()).into());
-    }
-    Ok((log, anchor(log)?))
+    let opened = LocalBackupTarget::open_read_only(&local.path);
+    let opened = opened.map_err(|source| AuditProofError::NoAnchor { path: local.path.clone(), source })?;
+    Ok((log, Arc::new(opened)))
 }
 
 /// The keys to believe.

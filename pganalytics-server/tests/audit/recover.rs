@@ -114,4 +114,6 @@ async fn log_that_waits_too_long_is_late() {
     let found = status(&log, 1).await;
     assert_eq!(found["state"], "late", "{found}");
     assert!(found["lag_seconds"].as_f64() > Some(300.0), "{found}");
+    let said = refused(&log.cluster, &["audit", "verify"], 4).await;
+    assert!(said.contains("events wait to be sealed"), "{said}");
 }

@@ -34,7 +34,8 @@ pub struct LocalBackupTarget {
 #[derive(Debug)]
 pub(super) struct Inner {
     root: Arc<Folder>,
-    temporary: Arc<Folder>,
+    /// Nothing where it is only read.
+    temporary: Option<Arc<Folder>>,
 }
 
 impl LocalBackupTarget {
@@ -50,9 +51,19 @@ impl LocalBackupTarget {
             let root = Arc::new(Folder::open(folder)?);
             let temporary = Arc::new(root.make_child(temporary::NAME)?);
             temporary::sweep(&temporary)?;
-            Ok(Inner { root, temporary })
+            Ok(Inner { root, temporary: Some(temporary) })
         })();
         opened.map(|inner| Self { inner: Arc::new(inner) }).map_err(backend)
+    }
+
+    /// Opens a folder that is there, to read it and nothing else: it may belong to somebody else, or be a copy that cannot be
+    /// written to.
+    ///
+    /// # Errors
+    /// When the folder cannot be opened.
+    pub fn open_read_only(folder: impl AsRef<Path>) -> Result<Self, BackupTargetError> {
+        let root = Arc::new(Folder::open(folder.as_ref()).map_err(backend)?);
+        Ok(Self { inner: Arc::new(Inner { root, temporary: None }) })
     }
 
     async fn with_inner<T: Send + 'static>(
@@ -78,7 +89,7 @@ impl BackupTarget for LocalBackupTarget {
     async fn put(&self, path: &ObjectPath, bytes: Bytes, mode: PutMode) -> Result<(), BackupTargetError> {
         check_put(path, &bytes)?;
         self.with_inner(path, move |inner, path| {
-            let mut file = TemporaryFile::create(&inner.temporary)?;
+            let mut file = TemporaryFile::create(inner.temporary()?)?;
             file.write(&[bytes])?;
             inner.publish(file, &path, mode)
         })
@@ -86,7 +97,7 @@ impl BackupTarget for LocalBackupTarget {
     }
 
     async fn upload(&self, path: &ObjectPath, mode: PutMode) -> Result<Box<dyn Upload>, BackupTargetError> {
-        let file = self.with_inner(path, |inner, _| TemporaryFile::create(&inner.temporary)).await?;
+        let file = self.with_inner(path, |inner, _| TemporaryFile::create(inner.temporary()?)).await?;
         Ok(Box::new(LocalUpload::new(Arc::clone(&self.inner), path.clone(), mode, file)))
     }
 
@@ -123,6 +134,7 @@ impl BackupTarget for LocalBackupTarget {
 
     async fn delete(&self, path: &ObjectPath) -> Result<bool, BackupTargetError> {
         self.with_inner(path, |inner, path| {
+            inner.temporary()?;
             let (folders, name) = split(&path);
             let Some(folder) = inner.find_folder(&folders)? else { return Ok(false) };
             let deleted = folder.unlink(name)?;
@@ -150,6 +162,11 @@ impl Inner {
             folder = Arc::new(folder.make_child(name)?);
         }
         file.publish(&folder, name, mode)
+    }
+
+    /// Where what is written begins.
+    fn temporary(&self) -> io::Result<&Arc<Folder>> {
+        self.temporary.as_ref().ok_or_else(|| io::ErrorKind::ReadOnlyFilesystem.into())
     }
 
     fn find_folder(&self, names: &[&str]) -> io::Result<Option<Arc<Folder>>> {

@@ -51,6 +51,8 @@ struct Report<'g> {
     closes: Vec<Closed<'g>>,
     /// Whether the database cluster is another one.
     other_system: bool,
+    /// Whether rows of the last seal were changed before the log had them.
+    damaged: bool,
     /// Events that have no row any more.
     lost: u64,
     /// Events whose servers stored them again.
@@ -71,7 +73,11 @@ struct Closed<'g> {
 pub(super) async fn run(command: Recover, config: &ServerConfig) -> Result<(), Failure> {
     let (recovery, is_trusted) = wiring::audit_recovery(config, operator(), command.keys).await?;
     let shown = Progress::begin("comparing database and anchor");
-    let found = recovery.survey().await;
+    let counted = shown.clone();
+    let found = recovery.survey_with(move |progress| {
+        counted.count("looking for what is anchored".into(), progress.done, progress.total);
+    });
+    let found = found.await;
     shown.clear();
     let Some(gap) = found.map_err(not_done)? else {
         return Err(Failure::refused("nothing is missing: the audit log goes on by itself"));
@@ -102,6 +108,7 @@ impl<'g> Report<'g> {
             opens_era: gap.last_era.saturating_add(1),
             closes: gap.logs.iter().map(Closed::of).collect(),
             other_system: gap.other_system,
+            damaged: gap.damaged,
             lost: gap.missing.lost,
             present: gap.missing.present,
             events: &gap.missing.events,
@@ -133,6 +140,12 @@ impl fmt::Display for Report<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.other_system {
             writeln!(f, "The database cluster is another one than was sealed.")?;
+        }
+        if self.damaged {
+            writeln!(
+                f,
+                "The last seal was cut short, and is not finished any more: its rows are sealed again"
+            )?;
         }
         for Closed { log, anchored, database, .. } in &self.closes {
             writeln!(

@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use pganalytics_core::tlog::{SignedCheckpoint, VerifierKey};
-use pganalytics_store::postgres::{AuditReport, AuditVerifyError};
+use pganalytics_store::postgres::{AuditReport, AuditVerifyError, Finding};
 use serde::Serialize;
 
 use crate::cli::progress::Progress;
@@ -42,8 +42,8 @@ pub(in crate::cli) struct Verify {
 }
 
 /// What the codes mean here.
-const CODES: &str = "Exit codes: 0 everything is as it was sealed, 3 something is not, and the report names it. With any other \
-    code nothing was verified: 1 a file that was named cannot be read, 2 wrong arguments, 69 database, anchor or keys cannot be reached, 78 wrong configuration.";
+const CODES: &str = "Exit codes: 0 everything is as it was sealed, 3 something is not, and the report names it, 4 everything is, but \
+    events wait to be sealed for longer than they may. With any other code nothing was verified: 1 a file that was named cannot be read, 2 wrong arguments, 69 database, anchor or keys cannot be reached, 78 wrong configuration.";
 
 /// What was verified, and by which keys.
 #[derive(Serialize)]
@@ -77,8 +77,17 @@ pub(super) async fn run(command: Verify, config: &ServerConfig) -> Result<(), Fa
         show_keys(&keys);
         print(&report);
     }
+    judge(&report)
+}
+
+/// How the program ends. That events wait is told apart: it is no harm while no server runs that would seal them.
+fn judge(report: &AuditReport) -> Result<(), Failure> {
+    let waits = |finding: &Finding| matches!(finding, Finding::SealOverdue { .. });
     match report.findings_total {
         0 => Ok(()),
+        _ if report.findings.iter().all(waits) => Err(Failure::overdue(
+            "events wait to be sealed for longer than they may; the rest is what was sealed",
+        )),
         1 => Err(Failure::found("the audit log is not what was sealed: 1 finding")),
         findings => Err(Failure::found(format!("the audit log is not what was sealed: {findings} findings"))),
     }

@@ -1,8 +1,10 @@
+use std::ops::Range;
+
 use chrono::{DateTime, Utc};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::super::verify::{EventName, LogLeaves};
+use super::super::verify::{AuditProgress, EventName, LogLeaves};
 use super::AuditRecoverError;
 use crate::postgres::StoreError;
 use pganalytics_core::audit::Leaf;
@@ -44,12 +46,13 @@ impl MissingLeaves {
 pub(super) async fn missing(
     connection: &mut PgConnection,
     log: &mut LogLeaves,
-    era: i16,
-    leaves: std::ops::Range<u64>,
+    (era, leaves): (i16, Range<u64>),
+    progress: &(dyn Fn(AuditProgress) + Sync),
 ) -> Result<MissingLeaves, AuditRecoverError> {
     let mut found = MissingLeaves::default();
     let mut next = leaves.start;
     while next < leaves.end {
+        progress(AuditProgress { done: next - leaves.start, total: leaves.end - leaves.start });
         let end = leaves.end.min(next.saturating_add(BATCH));
         let mut events = Vec::new();
         for leaf in next..end {

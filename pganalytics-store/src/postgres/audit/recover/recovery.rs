@@ -12,7 +12,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use super::super::insert::insert;
-use super::super::verify::{AuditTrust, believed, closed, closed_path};
+use super::super::verify::{AuditProgress, AuditTrust, believed, closed, closed_path};
 use super::survey::{AuditGap, survey};
 use super::{AuditRecoverError, GapRecord};
 use crate::postgres::unit_of_work::Statements;
@@ -85,8 +85,21 @@ impl AuditRecovery {
     /// # Errors
     /// When database or target could not answer, or what is anchored is not to be believed.
     pub async fn survey(&self) -> Result<Option<AuditGap>, AuditRecoverError> {
+        self.survey_with(|_| {}).await
+    }
+
+    /// As [`survey`](Self::survey), and tells how many of the leaves that the database has no seals of were looked for, of each
+    /// log.
+    ///
+    /// # Errors
+    /// As [`survey`](Self::survey).
+    pub async fn survey_with(
+        &self,
+        progress: impl Fn(AuditProgress) + Send + Sync,
+    ) -> Result<Option<AuditGap>, AuditRecoverError> {
         let mut connection = self.database.direct().await?;
-        let gap = survey((&self.database, &mut connection), &self.target, &self.trust).await?;
+        let compared = (&self.target, &self.trust, &progress as _);
+        let gap = survey((&self.database, &mut connection), compared).await?;
         let interrupted = closed(&self.target, gap.last_era).await?.is_some();
         Ok(Some(gap).filter(|gap| interrupted || !gap.is_none()))
     }

@@ -7,7 +7,7 @@ use pganalytics_core::tlog::{
 use sqlx::PgConnection;
 
 use super::super::seal::{AuditSealError, can_be_finished};
-use super::super::verify::{AuditTrust, LogLeaves, StoredSeal, prefix_of, stored};
+use super::super::verify::{AuditProgress, AuditTrust, LogLeaves, StoredSeal, prefix_of, stored};
 use super::missing::{MissingLeaves, missing};
 use super::{AuditRecoverError, ClosedLog};
 use crate::postgres::{Database, StoreError};
@@ -48,11 +48,14 @@ impl AuditGap {
     }
 }
 
+/// What a database is compared with, who is believed, and who is told of the progress.
+pub(super) type Compared<'c> =
+    (&'c Arc<dyn BackupTarget>, &'c AuditTrust, &'c (dyn Fn(AuditProgress) + Sync));
+
 /// Compares the database with the target.
 pub(super) async fn survey(
     (database, connection): (&Database, &mut PgConnection),
-    target: &Arc<dyn BackupTarget>,
-    trust: &AuditTrust,
+    (target, trust, progress): Compared<'_>,
 ) -> Result<AuditGap, AuditRecoverError> {
     let eras = stored::eras(connection).await?;
     let system_identifier = sqlx::query_scalar("SELECT system_identifier FROM pg_control_system()")
@@ -76,7 +79,7 @@ pub(super) async fn survey(
         if gap.damaged {
             seals.pop();
         }
-        let (log, missing) = closing(connection, target, trust, era, &seals).await?;
+        let (log, missing) = closing(connection, (target, trust, progress), era, &seals).await?;
         gap.logs.push(log);
         gap.missing.add(missing);
     }
@@ -112,8 +115,7 @@ async fn last_era(target: &Arc<dyn BackupTarget>, known: i16) -> Result<i16, Aud
 /// A log as it is to be closed, and what is missing of it.
 async fn closing(
     connection: &mut PgConnection,
-    target: &Arc<dyn BackupTarget>,
-    trust: &AuditTrust,
+    (target, trust, progress): Compared<'_>,
     era: i16,
     seals: &[StoredSeal],
 ) -> Result<(ClosedLog, MissingLeaves), AuditRecoverError> {
@@ -140,7 +142,7 @@ async fn closing(
         let size = named.size();
         let tree = AuthenticTree::open(reader.clone(), named).await.map_err(failed)?;
         let mut leaves = LogLeaves::new(tree, reader);
-        found = missing(connection, &mut leaves, era, database.0..size.0).await?;
+        found = missing(connection, &mut leaves, (era, database.0..size.0), progress).await?;
     }
     // What is anchored and not published has no tiles perhaps.
     let readable = size.max(database);
