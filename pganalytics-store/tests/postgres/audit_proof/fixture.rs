@@ -138,9 +138,14 @@ impl ProvedLog {
     }
 
     pub(crate) async fn recovery(&self) -> AuditRecovery {
+        self.recovery_by(self.target.clone()).await
+    }
+
+    /// A recovery that reaches the target in this way.
+    pub(crate) async fn recovery_by(&self, target: Arc<dyn BackupTarget>) -> AuditRecovery {
         AuditRecovery::new(
             self.database.clone(),
-            self.target.clone(),
+            target,
             (self.trust().await, self.note_signer()),
             self.clock.clone(),
             Arc::new(OsRandom),

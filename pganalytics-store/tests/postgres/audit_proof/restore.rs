@@ -1,7 +1,10 @@
 //! A database that went back behind what is anchored goes on in a new log, and says what is missing.
 
+use std::sync::Arc;
+
 use pganalytics_core::audit::Actor;
 use pganalytics_core::backup::{BackupTarget, PutMode};
+use pganalytics_core::testing::{Fault, Faulty};
 use pganalytics_core::tlog::TreeSize;
 use pganalytics_store::postgres::{AuditSealError, Finding, LogFault, Notice};
 
@@ -145,6 +148,33 @@ async fn recovery_that_was_cut_short_is_finished_with_its_record() {
     log.seal().await;
     let report = log.verify().await;
     assert!(report.is_clean(), "{report}");
+}
+
+#[tokio::test]
+async fn recovery_that_fails_at_any_call_of_the_anchor_is_finished() {
+    for fault in [Fault::Fail, Fault::LoseReply] {
+        let Some(log) = restored().await else { return };
+        let mut failed = 0;
+        loop {
+            let target = Faulty::new(log.target.clone());
+            target.plan(std::iter::repeat_n(Fault::None, failed).chain([fault]));
+            let recovery = log.recovery_by(Arc::new(target)).await;
+            if recovery.recover(Actor::system("operator"), "the disk failed").await.is_ok() {
+                break;
+            }
+            failed += 1;
+        }
+        assert!(failed > 5, "the anchor is called more often: {failed}");
+        assert!(recover(&log).await.is_none(), "once is enough");
+        let eras: i64 = sqlx::query_scalar("SELECT count(*) FROM audit_eras")
+            .fetch_one(log.database.pool())
+            .await
+            .unwrap();
+        assert_eq!(eras, 2);
+        log.seal().await;
+        let report = log.verify().await;
+        assert!(report.is_clean(), "{report}");
+    }
 }
 
 #[tokio::test]
