@@ -44,11 +44,12 @@ pub mod users;
 pub mod witnessed_logs;
 
 pub use audit::{
-    AuditGap, AuditHalt, AuditProgress, AuditProver, AuditReadError, AuditRecoverError, AuditRecovered,
-    AuditRecovery, AuditReport, AuditSealError, AuditSealStatus, AuditSealer, AuditStanding, AuditTrust,
-    AuditVerifier, AuditVerifyError, AuditWriter, ClosedLog, EraReport, ErasureOrders, EventName,
-    EventProving, Finding, GapRecord, InvalidGapRecord, LeafBytes, LeafReader, LogFault, MissingLeaves,
-    NoOrders, Notice, PostgresAuditSink, PublishedAuditLog, ROW_MACS, Sealed,
+    AuditGap, AuditHalt, AuditHold, AuditHolds, AuditOrderError, AuditOrderExecutor, AuditProgress,
+    AuditProver, AuditReadError, AuditRecoverError, AuditRecovered, AuditRecovery, AuditReport,
+    AuditSealError, AuditSealStatus, AuditSealer, AuditStanding, AuditTrust, AuditVerifier, AuditVerifyError,
+    AuditWriter, ClosedLog, EraReport, ErasureOrders, EventName, EventProving, Finding, GapRecord,
+    InvalidGapRecord, LeafBytes, LeafReader, LogFault, MissingLeaves, NoOrders, Notice, OrderExecuted,
+    OrderTrust, PostgresAuditSink, PublishedAuditLog, ROW_MACS, Sealed, StoredOrder, StoredOrders,
 };
 pub use config::PostgresConfig;
 pub use data_key_store::PostgresDataKeyStore;

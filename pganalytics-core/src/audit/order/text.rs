@@ -58,6 +58,9 @@ pub enum InvalidOrder {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OrderError {
+    /// It is no signed note.
+    #[error("it is no signed note")]
+    Note(#[source] InvalidNote),
     /// It is not signed with a known key for orders.
     #[error("the order is not signed with a key of `audit.order_keys`")]
     Signature(#[source] Option<NoteError>),

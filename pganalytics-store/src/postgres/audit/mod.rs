@@ -6,6 +6,7 @@ mod insert;
 mod leaf;
 mod leaf_reader;
 mod mac;
+mod privacy;
 mod published;
 mod recover;
 mod row;
@@ -18,6 +19,10 @@ pub(super) use insert::insert;
 pub use leaf::LeafBytes;
 pub use leaf_reader::LeafReader;
 pub use mac::ROW_MACS;
+pub use privacy::{
+    AuditHold, AuditHolds, AuditOrderError, AuditOrderExecutor, OrderExecuted, OrderTrust, StoredOrder,
+    StoredOrders,
+};
 pub use published::{AuditHalt, AuditReadError, AuditStanding, PublishedAuditLog};
 pub use recover::{
     AuditGap, AuditRecoverError, AuditRecovered, AuditRecovery, ClosedLog, GapRecord, InvalidGapRecord,

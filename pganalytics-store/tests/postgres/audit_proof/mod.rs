@@ -1,7 +1,9 @@
 //! The audit log beside its anchors.
 
-mod erasure;
+#[path = "erasure.rs"]
+mod erasure_keeps_proofs_valid;
 pub(crate) mod fixture;
+mod orders;
 mod prove;
 #[path = "restore.rs"]
 mod restore_is_recovered_not_forked;

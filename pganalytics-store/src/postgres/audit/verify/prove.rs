@@ -1,4 +1,5 @@
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -43,6 +44,15 @@ struct SealOfRow {
     snapshot: String,
     before: Option<String>,
     first_leaf: i64,
+    leaves: i64,
+}
+
+/// Where the log has a row.
+#[derive(Debug)]
+struct Place {
+    era: i16,
+    /// The first of these, unless rows before it went with their month; else one of the others of its seal.
+    leaves: Range<u64>,
 }
 
 impl AuditProver {
@@ -65,11 +75,11 @@ impl AuditProver {
         drop(rows);
         let Some(row) = found else { return Ok(EventProving::NoEvent) };
         let Ok(leaf) = row.leaf.row() else { return Ok(EventProving::Differs) };
-        let Some((era, index)) = place(&mut connection, &leaf).await? else {
+        let Some(place) = place(&mut connection, &leaf).await? else {
             return Ok(EventProving::NotSealed);
         };
         drop(connection);
-        match self.prove_leaf(era, index, &row).await {
+        match self.prove_leaf(place, &row).await {
             Ok(proving) => Ok(proving),
             Err(ProveError::Tiles(error)) => super::era::tiles_fault(error).map(|_| EventProving::Differs),
             Err(_) => Ok(EventProving::Differs),
@@ -78,19 +88,19 @@ impl AuditProver {
 
     async fn prove_leaf(
         &self,
-        era: i16,
-        index: LeafIndex,
+        Place { era, leaves }: Place,
         row: &AuditRow,
     ) -> Result<EventProving, ProveError> {
         let reader = TileReader::new(Arc::clone(&self.target)).with_prefix(prefix_of(era));
         let published = reader.checkpoint().await?;
-        let published = published.filter(|published| published.unverified().size().contains(index));
+        let last = LeafIndex(leaves.end.saturating_sub(1));
+        let published = published.filter(|published| published.unverified().size().contains(last));
         let Some(published) = published else { return Ok(EventProving::NotSealed) };
         let mut tree = AuthenticTree::open(reader, published.unverified().clone()).await?;
         let entry = row.leaf.entry();
-        if tree.leaf(index).await? != Hash32::of_leaf(&entry) {
+        let Some(index) = find(&mut tree, leaves, Hash32::of_leaf(&entry)).await? else {
             return Ok(EventProving::Differs);
-        }
+        };
         let proof = tree.prove_inclusion(index).await?;
         let whole = (entry.len() < row.leaf.bytes().len()).then(|| row.leaf.bytes().clone());
         let proof = EventProof::new((&entry, whole), (index, proof), published, openings(row));
@@ -98,13 +108,24 @@ impl AuditProver {
     }
 }
 
+/// The first of these leaves that is this one.
+async fn find(
+    tree: &mut AuthenticTree,
+    mut leaves: Range<u64>,
+    leaf: Hash32,
+) -> Result<Option<LeafIndex>, ProveError> {
+    while let Some(index) = leaves.next().map(LeafIndex) {
+        if tree.leaf(index).await? == leaf {
+            return Ok(Some(index));
+        }
+    }
+    Ok(None)
+}
+
 /// Where the log has a row; nothing if no seal covers it.
-async fn place(
-    connection: &mut PgConnection,
-    row: &LeafRow<'_>,
-) -> Result<Option<(i16, LeafIndex)>, StoreError> {
+async fn place(connection: &mut PgConnection, row: &LeafRow<'_>) -> Result<Option<Place>, StoreError> {
     let seal: Option<SealOfRow> = sqlx::query_as(
-        "SELECT s.era, s.snapshot::text, s.first_leaf, (SELECT b.snapshot::text FROM audit_seals b \
+        "SELECT s.era, s.snapshot::text, s.first_leaf, s.leaves, (SELECT b.snapshot::text FROM audit_seals b \
              WHERE b.rows_era = s.rows_era AND (b.era, b.number) < (s.era, s.number) \
              ORDER BY b.era DESC, b.number DESC LIMIT 1) AS before \
          FROM audit_seals s WHERE s.rows_era = $1 AND pg_visible_in_snapshot($2::text::xid8, s.snapshot) \
@@ -131,8 +152,9 @@ async fn place(
         .persistent(false)
         .fetch_one(connection)
         .await?;
-    let index = u64::try_from(seal.first_leaf.saturating_add(earlier)).ok();
-    Ok(index.map(|index| (seal.era, LeafIndex(index))))
+    let count = |number: i64| u64::try_from(number).unwrap_or(0);
+    let (first, end) = (seal.first_leaf.saturating_add(earlier), seal.first_leaf.saturating_add(seal.leaves));
+    Ok(Some(Place { era: seal.era, leaves: count(first)..count(end) }))
 }
 
 fn openings(row: &AuditRow) -> Vec<Opening> {
