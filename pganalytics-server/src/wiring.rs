@@ -3,6 +3,7 @@
 mod administration;
 mod audit;
 mod audit_log;
+mod audit_orders;
 mod audit_proof;
 mod audit_witness;
 mod error;
@@ -13,8 +14,8 @@ pub use administration::{
     replace_lost_signing_keys, servers_without_newest_keys, signing_key_store, signing_keys,
     stored_data_keys,
 };
-pub use audit::order_keys;
 pub use audit_log::{AuditLog, SealLag};
+pub use audit_orders::{audit_holds, audit_order_executor, order_trust, recording_database};
 pub use audit_proof::{
     AuditKeySource, AuditKeys, AuditProofError, audit_recovery, audit_verifier, published_audit_log,
 };

@@ -116,7 +116,7 @@ fn refused(name: &str, source: impl Into<Box<dyn Error + Send + Sync>>) -> Wirin
 ///
 /// # Errors
 /// When a text is no key that signs notes.
-pub fn order_keys(config: &AuditConfig) -> Result<VerifierKeys, WiringError> {
+pub(super) fn order_keys(config: &AuditConfig) -> Result<VerifierKeys, WiringError> {
     let parse = |text: &String| match text.parse::<VerifierKey>() {
         Ok(key) if key.kind() == NoteKeyKind::Ed25519 => Ok(key),
         // What a witness signs is no order.

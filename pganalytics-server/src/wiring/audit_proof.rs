@@ -16,11 +16,14 @@ use pganalytics_core::tlog::{
 };
 use pganalytics_crypto::ed25519::verify;
 use pganalytics_store::LocalBackupTarget;
-use pganalytics_store::postgres::{AuditRecovery, AuditTrust, AuditVerifier, Database, PublishedAuditLog};
+use pganalytics_store::postgres::{
+    AuditRecovery, AuditTrust, AuditVerifier, Database, PublishedAuditLog, StoredOrders,
+};
 use serde::{Serialize, Serializer};
 
 use super::administration::administrative_cipher;
 use super::audit_log::{anchor, key_store, name, signing_keys};
+use super::audit_orders::order_trust;
 use super::{WiringError, authenticate, database, keys, owner_database};
 use crate::config::{AuditAnchorConfig, AuditLogConfig, ServerConfig};
 
@@ -109,13 +112,21 @@ pub async fn audit_verifier(
     let database = database(&config.database)?;
     let keys = audit_keys(&database, log, given).await?;
     let trust = AuditTrust::new(name(log)?, keys.keys.iter().cloned(), Arc::new(verify));
+    let orders = stored_orders(config, &database).await?;
     let mut verifier = AuditVerifier::new(database, target, trust, Arc::clone(&clock))
+        .with_orders(Arc::new(orders))
         .with_merge_delay(log.maximum_merge_delay_seconds.as_duration());
     if checksums {
         let cipher: Arc<dyn FieldCipher> = Arc::new(administrative_cipher(config, actor, &clock).await?);
         verifier = verifier.with_cipher(cipher);
     }
     Ok((verifier, keys))
+}
+
+/// The orders to take something out of the log that the database has, each verified by `audit.order_keys`.
+async fn stored_orders(config: &ServerConfig, database: &Database) -> Result<StoredOrders, WiringError> {
+    let mut connection = database.read().await.map_err(WiringError::Database)?;
+    StoredOrders::read(&mut connection, &order_trust(config)?).await.map_err(WiringError::Database)
 }
 
 /// What is published of the audit log, how long an event may wait, and the keys that sign, each with whether who verifies by the

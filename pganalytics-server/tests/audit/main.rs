@@ -14,5 +14,6 @@ mod wire;
 
 mod kill;
 mod log;
+mod orders;
 mod recover;
 mod verify;

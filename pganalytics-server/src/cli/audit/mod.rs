@@ -1,6 +1,10 @@
 //! The audit log on the command line.
 
+mod erase;
+mod export;
+mod hold;
 mod order_key;
+mod orders;
 mod recover;
 mod status;
 mod verify;
@@ -10,6 +14,7 @@ use std::path::Path;
 use clap::Subcommand;
 
 use super::Failure;
+use orders::OrdersCommand;
 
 /// Prove the audit log, and look after it.
 #[derive(Debug, Subcommand)]
@@ -23,6 +28,18 @@ pub(super) enum AuditCommand {
     /// The key that signs orders to take something out of the log. It is made and kept where no server is.
     #[command(subcommand)]
     OrderKey(order_key::OrderKeyCommand),
+    /// Orders to take something out of the log: write and sign them, and list those that were executed.
+    #[command(subcommand)]
+    Orders(orders::OrdersCommand),
+    /// Erase personal fields, as a signed order says. The events and their proofs stay.
+    Erase(erase::Erase),
+    /// Drop months with all their events, as a signed order says.
+    Retention(erase::Retention),
+    /// What must not be erased while somebody needs it, whatever orders say.
+    #[command(subcommand)]
+    Hold(hold::HoldCommand),
+    /// Write down everything that the log knows of a user.
+    Export(export::Export),
 }
 
 /// Reads the configuration where it is needed: orders are signed on machines that have none.
@@ -32,5 +49,11 @@ pub(super) async fn run(command: AuditCommand, file: Option<&Path>) -> Result<()
         AuditCommand::Status(command) => status::run(command, &super::load(file)?).await,
         AuditCommand::Recover(command) => recover::run(command, &super::load(file)?).await,
         AuditCommand::OrderKey(command) => order_key::run(command),
+        AuditCommand::Orders(OrdersCommand::New(command)) => orders::new(command).await,
+        AuditCommand::Orders(OrdersCommand::List { json }) => orders::list(json, &super::load(file)?).await,
+        AuditCommand::Erase(command) => erase::erase(command, &super::load(file)?).await,
+        AuditCommand::Retention(command) => erase::retention(command, &super::load(file)?).await,
+        AuditCommand::Hold(command) => hold::run(command, &super::load(file)?).await,
+        AuditCommand::Export(command) => export::run(command, &super::load(file)?).await,
     }
 }

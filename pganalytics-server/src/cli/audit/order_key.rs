@@ -101,8 +101,14 @@ impl OrderKey {
     }
 }
 
-fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
-    let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
+/// Makes a file that only its owner can read.
+pub(super) fn create_new(path: &Path) -> std::io::Result<File> {
+    File::options().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Makes a file of this text that only its owner can read, and forces it to disk.
+pub(super) fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = create_new(path)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()
 }
