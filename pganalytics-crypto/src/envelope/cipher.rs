@@ -122,16 +122,17 @@ impl FieldCipher for EnvelopeFieldCipher {
         let ciphers = self.ciphers(active.into_iter()).await?;
         let mut sealers = ciphers.sealers()?;
         let mut associated_data = AssociatedData::default();
-        let sealed = requests.iter().map(|SealRequest { field, row, value }| {
+        let mut ciphertexts = Vec::with_capacity(requests.len());
+        for SealRequest { field, row, value } in requests {
             let sealer = sealers.iter_mut().find(|(purpose, _)| *purpose == field.purpose);
             let (_, sealer) = sealer.expect("there is one for each purpose of the batch");
             let place = associated_data.of(field, sealer.version(), *row);
             let sealed = sealer.seal(place, value);
-            sealed
-                .map(|sealed| Ciphertext(Bytes::from(sealed)))
-                .map_err(|error| FieldCipherError::Backend(BackendError::never(NAME, error)))
-        });
-        sealed.collect()
+            let sealed =
+                sealed.map_err(|error| FieldCipherError::Backend(BackendError::never(NAME, error)))?;
+            ciphertexts.push(Ciphertext(Bytes::from(sealed)));
+        }
+        Ok(ciphertexts)
     }
 
     async fn open_batch(

@@ -127,7 +127,7 @@ pub(super) struct AssociatedData {
 
 impl AssociatedData {
     pub(super) fn of(&mut self, field: &FieldRef, version: DataKeyVersion, row: Uuid) -> &[u8] {
-        if self.written_for == Some((*field, version)) {
+        if self.written_for.is_some_and(|(known, of)| of == version && is_same(&known, field)) {
             self.bytes.truncate(self.bytes.len() - row.as_bytes().len());
         } else {
             self.bytes.clear();
@@ -140,6 +140,13 @@ impl AssociatedData {
         self.bytes.extend_from_slice(row.as_bytes());
         &self.bytes
     }
+}
+
+/// Whether it is the very same declaration, which is found out faster than whether the names are equal.
+fn is_same(one: &FieldRef, other: &FieldRef) -> bool {
+    std::ptr::eq(one.table, other.table)
+        && std::ptr::eq(one.column, other.column)
+        && std::ptr::eq(one.purpose, other.purpose)
 }
 
 /// A name behind its length, so that no two lists of names are the same bytes.
