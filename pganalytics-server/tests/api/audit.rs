@@ -365,6 +365,20 @@ async fn fill(server: &TestServer, count: i32) {
     .unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn event_whose_id_tells_no_time_is_found_by_its_time() {
+    let Some(server) = TestServer::start().await else { return };
+    let auditor = server.sign_in("auditor", Role::Auditor).await;
+    fill(&server, 3).await;
+    for event in listed(&server, &auditor, "action=test.filler", 2).await {
+        let path = format!("/audit/events/{}", event["id"].as_str().unwrap());
+        assert_eq!(answer(server.get(&path).bearer_auth(&auditor)).await.0, 404);
+        assert_eq!(get(&server, &auditor, &format!("{path}?at=2026-11-20T00:00:59Z")).await, event);
+        let late = server.get(&format!("{path}?at=2026-11-20T00:02:00Z")).bearer_auth(&auditor);
+        assert_eq!(answer(late).await.0, 404);
+    }
+}
+
 /// More than sockets take in advance.
 const FILLERS: i32 = 4000;
 
