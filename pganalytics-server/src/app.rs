@@ -25,7 +25,7 @@ use crate::config::ServerConfig;
 use crate::cookies::Cookies;
 use crate::identity::Identity;
 use crate::lifecycle::Lifecycle;
-use crate::wiring::{AuditLog, AuditWitness};
+use crate::wiring::{AuditLog, AuditWitness, LogWitnesses};
 
 /// The services of a server. Clones share them.
 pub type App = Arc<Services>;
@@ -89,6 +89,8 @@ pub struct Services {
     pub audit_log: Option<AuditLog>,
     /// What cosigns the logs of other servers; `None` if the configuration names none.
     pub audit_witness: Option<AuditWitness>,
+    /// What has the audit log cosigned; `None` if the configuration names no witnesses.
+    pub log_witnesses: Option<LogWitnesses>,
     /// What `/metrics` shows.
     pub prometheus: PrometheusHandle,
 }

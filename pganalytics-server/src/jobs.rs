@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::api::error_chain;
 use crate::app::App;
 use crate::wiring::{AuditLog, SERVER_SILENCE_MAX, SealLag};
+use crate::witness_jobs::{ask_witnesses, watch_witnesses};
 
 /// How often a server says that it is there.
 const HEARTBEAT_EVERY: Duration = Duration::from_secs(5);
@@ -113,6 +114,12 @@ pub fn start(app: App) -> Background {
         background.every(COUNT_EVERY, "audit log", app.clone(), watch_audit_log);
         let run = |app| -> JobFuture { Box::pin(seal_audit_log(app)) };
         background.lead(app.clone(), LeaderJob { role: "audit-seal", period, run });
+        if !log.witnesses.is_empty() {
+            let period = log.ask_witnesses_every_seconds.as_duration();
+            background.every(COUNT_EVERY, "audit witnesses", app.clone(), watch_witnesses);
+            let run = |app| -> JobFuture { Box::pin(ask_witnesses(app)) };
+            background.lead(app.clone(), LeaderJob { role: "audit-witness", period, run });
+        }
     }
     background
 }

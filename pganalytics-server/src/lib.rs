@@ -8,6 +8,7 @@ pub mod cli;
 pub mod collector;
 pub mod config;
 pub mod cookies;
+pub mod http_witness;
 pub mod identity;
 pub mod jobs;
 pub mod lifecycle;
@@ -15,6 +16,7 @@ pub mod secret_ref;
 pub mod serve;
 pub mod telemetry;
 pub mod wiring;
+mod witness_jobs;
 
 /// The examples in the guides, which are compiled as tests.
 #[cfg(doctest)]

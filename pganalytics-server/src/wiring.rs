@@ -8,6 +8,7 @@ mod audit_proof;
 mod audit_witness;
 mod error;
 mod keys;
+mod log_witnesses;
 
 pub use administration::{
     column_sealer, data_keys, encryption_migrator, recover_data_keys, reencryption,
@@ -22,6 +23,7 @@ pub use audit_proof::{
 pub use audit_witness::{AuditWitness, WitnessedLog};
 pub use error::WiringError;
 pub use keys::{DataKeyUse, KeyNames, create_keys, data_key_use, rotate_wrapping};
+pub use log_witnesses::{LogWitnesses, WitnessLag};
 
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
@@ -157,7 +159,10 @@ pub async fn services_with_clock(
             Some(audit_witness::audit_witness(witness, &config.keys, means, &clock).await?)
         }
     };
-    let opened = Opened { keys, phase, audit, audit_log, audit_witness };
+    let log = config.audit.log.as_ref();
+    let log_witnesses = log.map(|log| log_witnesses::log_witnesses(log, &database, (&clock, &random)));
+    let log_witnesses = log_witnesses.transpose()?.flatten();
+    let opened = Opened { keys, phase, audit, audit_log, audit_witness, log_witnesses };
     assemble(config, process, (clock, random), database, opened)
 }
 
@@ -186,8 +191,14 @@ pub async fn unconnected_services(config: ServerConfig, process: Process) -> Res
     let (signing, data) =
         (Arc::new(MemorySigningKeyStore::default()), Arc::new(MemoryDataKeyStore::default()));
     let keys = keys(&config, signing, data, &clock).await?;
-    let opened =
-        Opened { keys, phase: EncryptionPhase::Final, audit: None, audit_log: None, audit_witness: None };
+    let opened = Opened {
+        keys,
+        phase: EncryptionPhase::Final,
+        audit: None,
+        audit_log: None,
+        audit_witness: None,
+        log_witnesses: None,
+    };
     assemble(config, process, (clock, Arc::new(OsRandom)), database, opened)
 }
 
@@ -198,6 +209,7 @@ struct Opened {
     audit: Option<FanOutAuditSink>,
     audit_log: Option<AuditLog>,
     audit_witness: Option<AuditWitness>,
+    log_witnesses: Option<LogWitnesses>,
 }
 
 /// What signs, and what seals.
@@ -225,7 +237,14 @@ fn assemble(
     process: Process,
     (clock, random): (Arc<dyn Clock>, Arc<dyn Random>),
     database: Database,
-    Opened { keys: Keys { signing: signing_keys, cipher, .. }, phase, audit, audit_log, audit_witness }: Opened,
+    Opened {
+        keys: Keys { signing: signing_keys, cipher, .. },
+        phase,
+        audit,
+        audit_log,
+        audit_witness,
+        log_witnesses,
+    }: Opened,
 ) -> Result<App, WiringError> {
     let signer: Arc<dyn Signer> = signing_keys.clone();
     let data_keys = cipher.data_keys();
@@ -280,6 +299,7 @@ fn assemble(
         audit,
         audit_log,
         audit_witness,
+        log_witnesses,
         prometheus: process.prometheus,
         config,
         clock,
@@ -312,6 +332,7 @@ pub fn check(config: &ServerConfig) -> Result<(), WiringError> {
     if let Some(log) = &config.audit.log {
         audit_log::name(log)?;
         audit_proof::trusted_keys(log)?;
+        log_witnesses::check(log)?;
     }
     if let Some(witness) = &config.audit.witness {
         audit_witness::check(witness)?;

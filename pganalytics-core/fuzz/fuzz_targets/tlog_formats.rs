@@ -1,10 +1,11 @@
-//! Notes, checkpoints, keys, names of tiles, bundles and proofs from strangers: read exactly, or refused.
+//! Notes, checkpoints, requests to witnesses, keys, names of tiles, bundles and proofs from strangers: read exactly, or refused.
 #![no_main]
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use pganalytics_core::tlog::{
-    Hash32, ProofBundle, SignedCheckpoint, SignedNote, TilePath, VerifierKey, decode_entries, encode_entries,
+    AddCheckpoint, Hash32, ProofBundle, SignedCheckpoint, SignedNote, TilePath, VerifierKey, decode_entries,
+    encode_entries,
 };
 
 fuzz_target!(|bytes: &[u8]| {
@@ -13,6 +14,9 @@ fuzz_target!(|bytes: &[u8]| {
     }
     if let Ok(checkpoint) = SignedCheckpoint::parse(bytes) {
         assert_eq!(checkpoint.unverified().to_text().as_ref(), Ok(checkpoint.note().unverified_text()));
+    }
+    if let Ok(request) = AddCheckpoint::parse(bytes) {
+        assert_eq!(request.to_string().as_bytes(), bytes);
     }
     if let Ok(bundle) = ProofBundle::parse(bytes) {
         assert_eq!(bundle.to_string().as_bytes(), bytes);

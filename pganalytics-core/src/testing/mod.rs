@@ -48,6 +48,8 @@ mod support;
 pub mod token_store;
 pub mod user_directory;
 pub mod user_store;
+#[cfg(feature = "tlog")]
+pub mod witness;
 
 pub use clock::ManualClock;
 pub use faulty::{Fault, Faulty};

@@ -14,7 +14,7 @@
 //! | read and prove from tiles, and compare two checkpoints | [`AuthenticTree`] |
 //! | verify all entries | [`LogVerifier`]; without tiles, [`verify_entries`] |
 //! | give away the proof of one entry | [`ProofBundle`] |
-//! | ask a witness, or be one | [`AddCheckpoint`] |
+//! | ask a witness, or be one | [`KnownWitness`] over any [`Witness`], [`AddCheckpoint`] |
 //!
 //! Nothing here reads a clock, signs or verifies by itself: those are a [`Clock`](crate::clock::Clock), a
 //! [`Signer`](crate::signing::Signer) and an [`Ed25519Verifier`], like `pganalytics_crypto::ed25519::verify`. Whatever comes from
@@ -85,7 +85,9 @@ mod cosignature;
 mod growth;
 mod hash;
 mod key;
+mod known_witness;
 mod log_verifier;
+mod memory_witness;
 mod note;
 mod number;
 mod policy;
@@ -97,6 +99,7 @@ mod signing;
 mod store;
 mod tile;
 mod witness;
+mod witness_port;
 
 pub use authentic_tree::{AuthenticTree, HistoryError, ProveError};
 pub use checkpoint::{Checkpoint, GrowthError, InvalidCheckpoint, Origin};
@@ -107,7 +110,9 @@ pub use hash::{Hash32, InvalidHash};
 pub use key::{
     AmbiguousKey, InvalidVerifierKey, NoteKeyId, NoteKeyKind, NoteKeyName, VerifierKey, VerifierKeys,
 };
+pub use known_witness::{AskWitnessError, KnownWitness, WitnessOutcome};
 pub use log_verifier::{LogVerifier, VerifyError, VerifyProgress, verify_entries};
+pub use memory_witness::MemoryWitness;
 pub use note::{
     Ed25519Verifier, InvalidNote, NOTE_MAX_BYTES, NOTE_MAX_SIGNATURES, NoteError, NoteSignature, NoteSigned,
     NoteText, SignedNote,
@@ -128,3 +133,4 @@ pub use tile::{
     decode_entries, decode_hashes, encode_entries, encode_hashes, tiles_between,
 };
 pub use witness::{AddCheckpoint, InvalidAddCheckpoint, WitnessRefusal};
+pub use witness_port::{Witness, WitnessError, WitnessVerdict};

@@ -34,7 +34,15 @@ impl TileReader {
     /// # Errors
     /// When the target cannot answer, or the object is no checkpoint.
     pub async fn checkpoint(&self) -> Result<Option<SignedCheckpoint>, TileReadError> {
-        self.checkpoint_at("checkpoint").await
+        self.checkpoint_at(PUBLISHED).await
+    }
+
+    /// The newest checkpoint with cosignatures of witnesses, unverified. It lies beside the published one, which it may be behind.
+    ///
+    /// # Errors
+    /// When the target cannot answer, or the object is no checkpoint.
+    pub async fn cosigned(&self) -> Result<Option<SignedCheckpoint>, TileReadError> {
+        self.checkpoint_at(COSIGNED).await
     }
 
     /// The checkpoint that was anchored as the successor of that of this size, unverified.
@@ -159,6 +167,12 @@ pub enum TileReadError {
     #[error("the tiles cannot be read")]
     Target(#[from] BackupTargetError),
 }
+
+/// Where the published checkpoint lies (c2sp.org/tlog-tiles).
+pub(super) const PUBLISHED: &str = "checkpoint";
+
+/// Where the newest cosigned checkpoint lies.
+pub(super) const COSIGNED: &str = "checkpoint.cosigned";
 
 /// Where the successor of a checkpoint is anchored.
 pub(super) fn anchor_name(size: TreeSize) -> String {

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::backup::{BackupTarget, BackupTargetError, InvalidObjectPath, ObjectPath, PutMode};
-use crate::tlog::reader::anchor_name;
+use crate::tlog::reader::{COSIGNED, PUBLISHED, anchor_name};
 use crate::tlog::{
     Checkpoint, NoteText, Origin, SignedCheckpoint, TileObject, TileReadError, TileReader, TreeGrowth,
     TreeSize,
@@ -92,7 +92,20 @@ impl TileStore {
         if published.is_none_or(|published| text(&published) != text(checkpoint)) {
             return Err(TileStoreError::NotPublished { size: checkpoint.unverified().size() });
         }
-        self.put_checkpoint(checkpoint).await
+        self.put(PUBLISHED, checkpoint).await
+    }
+
+    /// Puts a checkpoint with cosignatures of witnesses beside the published one, where it does not stand in the way of who
+    /// publishes the next. Never goes back: one that is larger stays.
+    ///
+    /// # Errors
+    /// When the target cannot answer, or holds something else there.
+    pub async fn put_cosigned(&self, checkpoint: &SignedCheckpoint) -> Result<(), TileStoreError> {
+        let known = self.reader.cosigned().await?;
+        if known.is_some_and(|known| known.unverified().size() > checkpoint.unverified().size()) {
+            return Ok(());
+        }
+        self.put(COSIGNED, checkpoint).await
     }
 
     async fn published_size(&self) -> Result<TreeSize, TileStoreError> {
@@ -136,12 +149,12 @@ impl TileStore {
     async fn publish(&self, next: &SignedCheckpoint) -> Result<(), TileStoreError> {
         match self.reader.checkpoint().await? {
             Some(published) if published.unverified().size() >= next.unverified().size() => Ok(()),
-            _ => self.put_checkpoint(next).await,
+            _ => self.put(PUBLISHED, next).await,
         }
     }
 
-    async fn put_checkpoint(&self, checkpoint: &SignedCheckpoint) -> Result<(), TileStoreError> {
-        let path = self.reader.object_path("checkpoint")?;
+    async fn put(&self, name: &str, checkpoint: &SignedCheckpoint) -> Result<(), TileStoreError> {
+        let path = self.reader.object_path(name)?;
         Ok(self.reader.target().put(&path, checkpoint.to_string().into(), PutMode::Overwrite).await?)
     }
 
@@ -240,7 +253,7 @@ fn check_goes_on(
         return Err(TileStoreError::NotPublished { size: growth.old_size() });
     }
     if published.root() != growth.old_root() {
-        return Err(TileStoreError::Fork { path: "checkpoint".into() });
+        return Err(TileStoreError::Fork { path: PUBLISHED.into() });
     }
     Ok(())
 }

@@ -100,6 +100,9 @@ impl fmt::Display for AddCheckpoint {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WitnessRefusal {
+    /// It is no witness of this log: 404.
+    #[error("the witness does not know the log")]
+    UnknownLog,
     /// No key of the log has signed it: 403.
     #[error("the checkpoint is not signed by the log")]
     NotSigned,
@@ -121,6 +124,11 @@ pub enum WitnessRefusal {
     /// The proof does not hold: 422.
     #[error("the proof does not show that the tree grew from the one that was cosigned last")]
     Inconsistent,
+}
+
+/// The body of a refusal that names the size which is known.
+pub(super) fn parse_size(body: &[u8]) -> Option<TreeSize> {
+    parse_decimal(str::from_utf8(body).ok()?.strip_suffix('\n')?).map(TreeSize)
 }
 
 /// Bytes that ask a witness for nothing.

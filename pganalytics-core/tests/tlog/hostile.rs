@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use pganalytics_core::tlog::{
-    Checkpoint, Hash32, InclusionProof, LeafIndex, NoteKeyId, NoteSignature, NoteText, ProofBundle,
-    SignedCheckpoint, SignedNote, TilePath, TreeSize, VerifierKey, decode_entries, decode_hashes,
-    encode_entries, encode_hashes,
+    AddCheckpoint, Checkpoint, ConsistencyProof, Hash32, InclusionProof, LeafIndex, NoteKeyId, NoteSignature,
+    NoteText, ProofBundle, SignedCheckpoint, SignedNote, TilePath, TreeSize, VerifierKey, decode_entries,
+    decode_hashes, encode_entries, encode_hashes,
 };
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -28,6 +28,7 @@ fn note_bytes() -> impl Strategy<Value = Vec<u8>> {
         "0",
         "index ",
         "extra ",
+        "old ",
         "c2sp.org/tlog-proof@v1\n",
         "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=",
         "tile/",
@@ -81,6 +82,14 @@ fn bundle() -> impl Strategy<Value = ProofBundle> {
     })
 }
 
+fn add_checkpoint() -> impl Strategy<Value = AddCheckpoint> {
+    let path = prop::collection::vec(any::<[u8; 32]>(), 0..64);
+    (any::<u64>(), path, signed_checkpoint()).prop_map(|(old, path, checkpoint)| {
+        let proof = ConsistencyProof { path: path.into_iter().map(Hash32).collect() };
+        AddCheckpoint::new(TreeSize(old), proof, checkpoint)
+    })
+}
+
 fn check_all(bytes: &[u8]) -> Result<(), TestCaseError> {
     if let Ok(note) = SignedNote::parse(bytes) {
         prop_assert_eq!(note.to_string().into_bytes(), bytes);
@@ -90,6 +99,9 @@ fn check_all(bytes: &[u8]) -> Result<(), TestCaseError> {
     }
     if let Ok(checkpoint) = SignedCheckpoint::parse(bytes) {
         prop_assert_eq!(checkpoint.to_string().into_bytes(), bytes);
+    }
+    if let Ok(request) = AddCheckpoint::parse(bytes) {
+        prop_assert_eq!(request.to_string().into_bytes(), bytes);
     }
     if let Ok(bundle) = ProofBundle::parse(bytes) {
         prop_assert_eq!(bundle.to_string().into_bytes(), bytes);
@@ -134,6 +146,18 @@ proptest! {
         prop_assert_eq!(ProofBundle::parse(bundle.to_string().as_bytes()), Ok(bundle.clone()));
         let checkpoint = bundle.checkpoint();
         prop_assert_eq!(&SignedCheckpoint::parse(checkpoint.to_string().as_bytes()).unwrap(), checkpoint);
+    }
+
+    #[test]
+    fn requests_to_witnesses_are_read_exactly_or_refused(
+        request in add_checkpoint(), places in prop::collection::vec(any::<Index>(), 1..8),
+    ) {
+        let text = request.to_string();
+        prop_assert_eq!(AddCheckpoint::parse(text.as_bytes()), Ok(request.clone()));
+        for mutation in mutations(&text, &places) {
+            check_all(&mutation)?;
+            prop_assert!(AddCheckpoint::parse(&mutation).ok() != Some(request.clone()));
+        }
     }
 
     #[test]

@@ -8,3 +8,4 @@ mod store;
 mod support;
 mod tiles;
 mod verifying;
+mod witnessing;

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use super::bounded::{Bounded, Seconds};
 
@@ -18,8 +19,22 @@ pub struct AuditLogConfig {
     /// Seconds from one seal to the next.
     #[serde(default = "seal_every")]
     pub seal_every_seconds: Seconds<1, 3600>,
-    /// Seconds within which an event is sealed. When the oldest that is not sealed is older, the log of each server says
-    /// so, and the gauge `pganalytics_audit_seal_lag_seconds`.
+    /// Other servers that cosign what is sealed, so that nobody who holds the keys of this log can show two histories of it. None of
+    /// them can keep it from being sealed.
+    #[serde(default)]
+    pub witnesses: Vec<LogWitnessConfig>,
+    /// Of how many witnesses `audit verify` demands cosignatures; 0 is all of them.
+    #[serde(default = "all_witnesses")]
+    pub witness_quorum: Bounded<0, 100>,
+    /// Seconds from asking the witnesses to asking them again. Those that have cosigned what is published are not asked.
+    #[serde(default = "ask_witnesses_every")]
+    pub ask_witnesses_every_seconds: Seconds<1, 3600>,
+    /// Seconds within which a witness answers.
+    #[serde(default = "witness_timeout")]
+    pub witness_timeout_seconds: Seconds<1, 60>,
+    /// Seconds within which an event is sealed, and what is sealed is cosigned by each witness. When the oldest that is not is
+    /// older, the log of each server says so, and the gauges `pganalytics_audit_seal_lag_seconds` and
+    /// `pganalytics_audit_witness_lag_seconds`.
     #[serde(default = "maximum_merge_delay")]
     pub maximum_merge_delay_seconds: Seconds<10, 86_400>,
     /// Days after which the key that signs checkpoints is replaced. For a day both sign.
@@ -38,11 +53,29 @@ impl AuditLogConfig {
             name: name.to_owned(),
             anchor: AuditAnchorConfig::Local(LocalAnchorConfig { path }),
             seal_every_seconds: seal_every(),
+            witnesses: Vec::new(),
+            witness_quorum: all_witnesses(),
+            ask_witnesses_every_seconds: ask_witnesses_every(),
+            witness_timeout_seconds: witness_timeout(),
             maximum_merge_delay_seconds: maximum_merge_delay(),
             key_rotation_days: key_rotation(),
             trusted_keys: Vec::new(),
         }
     }
+}
+
+/// Another server that cosigns the log (c2sp.org/tlog-witness).
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogWitnessConfig {
+    /// Where to ask, without the last part of the path: of a pgAnalytics server `https://…/api/v1/audit/witness`. Plain `http` is
+    /// for this machine alone.
+    pub url: Url,
+    /// The key of its cosignatures, as it shows it.
+    pub key: String,
+    /// A file with the authorities to trust, as PEM; those of the system if left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_authorities: Option<PathBuf>,
 }
 
 /// Where checkpoints and tiles lie: `type` is `local`.
@@ -63,6 +96,18 @@ pub struct LocalAnchorConfig {
 
 fn seal_every() -> Seconds<1, 3600> {
     Bounded::new(5)
+}
+
+fn all_witnesses() -> Bounded<0, 100> {
+    Bounded::new(0)
+}
+
+fn ask_witnesses_every() -> Seconds<1, 3600> {
+    Bounded::new(60)
+}
+
+fn witness_timeout() -> Seconds<1, 60> {
+    Bounded::new(10)
 }
 
 fn maximum_merge_delay() -> Seconds<10, 86_400> {

@@ -14,7 +14,7 @@ pub use audit::{
     AuditConfig, AuditFileConfig, AuditSinkConfig, AuditStdoutConfig, AuditSync, AuditSyslogConfig,
     RequestClass,
 };
-pub use audit_log::{AuditAnchorConfig, AuditLogConfig, LocalAnchorConfig};
+pub use audit_log::{AuditAnchorConfig, AuditLogConfig, LocalAnchorConfig, LogWitnessConfig};
 pub use audit_witness::{AuditWitnessConfig, WitnessedLogConfig};
 pub use bounded::{Bounded, Seconds};
 pub use document::{reference, sample, schema};

@@ -24,6 +24,7 @@ use serde::{Serialize, Serializer};
 use super::administration::administrative_cipher;
 use super::audit_log::{anchor, key_store, name, signing_keys};
 use super::audit_orders::order_trust;
+use super::log_witnesses::demand_witnesses;
 use super::{WiringError, authenticate, database, keys, owner_database};
 use crate::config::{AuditAnchorConfig, AuditLogConfig, ServerConfig};
 
@@ -113,6 +114,7 @@ pub async fn audit_verifier(
     let keys = audit_keys(&database, log, given).await?;
     let trust = AuditTrust::new(name(log)?, keys.keys.iter().cloned(), Arc::new(verify));
     let orders = stored_orders(config, &database).await?;
+    let trust = demand_witnesses(log, trust)?;
     let mut verifier = AuditVerifier::new(database, target, trust, Arc::clone(&clock))
         .with_orders(Arc::new(orders))
         .with_merge_delay(log.maximum_merge_delay_seconds.as_duration());

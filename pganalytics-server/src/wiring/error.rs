@@ -4,7 +4,7 @@ use pganalytics_core::audit::AuditError;
 use pganalytics_core::backup::BackupTargetError;
 use pganalytics_core::error::Retry;
 use pganalytics_core::keys::{FieldCipherError, InvalidKeyName};
-use pganalytics_core::tlog::{AmbiguousKey, InvalidVerifierKey};
+use pganalytics_core::tlog::{AmbiguousKey, InvalidPolicy, InvalidVerifierKey};
 use pganalytics_crypto::ed25519::Ed25519SignerError;
 use pganalytics_crypto::env_key_manager::EnvKeyManagerError;
 use pganalytics_crypto::envelope::EnvelopeError;
@@ -13,6 +13,7 @@ use pganalytics_crypto::recovery::RecoveryError;
 use pganalytics_crypto::vault_key_manager::VaultKeyManagerError;
 use pganalytics_store::postgres::StoreError;
 use pganalytics_store::redis::RedisConfigError;
+use url::Url;
 
 use super::AuditProofError;
 use crate::secret_ref::SecretRefError;
@@ -134,6 +135,17 @@ pub enum WiringError {
     /// The audit log cannot be proved.
     #[error(transparent)]
     AuditProof(#[from] AuditProofError),
+    /// A witness of the log cannot be asked.
+    #[error("the witness `{url}` of `audit.log.witnesses` cannot be asked")]
+    LogWitness {
+        /// Where it is.
+        url: Url,
+        /// What is wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The witnesses cannot be demanded.
+    #[error("`audit.log.witnesses` and `audit.log.witness_quorum` do not fit together")]
+    WitnessQuorum(#[source] InvalidPolicy),
     /// The name of the witness is none.
     #[error(
         "`audit.witness.name` is wrong: it has neither spaces nor plus signs, best a host and a path like `example.com/witness`"

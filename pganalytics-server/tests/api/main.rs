@@ -12,6 +12,7 @@ mod audit;
 mod audit_proofs;
 mod change_events;
 mod collectors;
+mod cosigning;
 mod documentation;
 mod hostile;
 mod protocol_push;

@@ -22,7 +22,7 @@ use serde_json::json;
 use crate::common::{TestServer, answer};
 
 const PATH: &str = "/audit/witness/add-checkpoint";
-const ORIGIN: &str = "log.example/audit/1";
+pub(crate) const ORIGIN: &str = "log.example/audit/1";
 
 /// A log of somebody else.
 pub(crate) struct ForeignLog {
@@ -71,6 +71,10 @@ impl ForeignLog {
         AddCheckpoint::new(TreeSize(old), proof, self.signed(leaves).await)
     }
 
+    pub(crate) fn into_signer(self) -> NoteSigner {
+        self.signer
+    }
+
     fn policy(&self) -> CheckpointPolicy {
         CheckpointPolicy::new(ORIGIN.parse().unwrap(), [self.key.clone()]).unwrap()
     }
@@ -92,7 +96,7 @@ async fn exchange(request: RequestBuilder) -> (StatusCode, String, String) {
 }
 
 /// The key under which the server cosigns, as it shows it.
-async fn witness_key(server: &TestServer) -> VerifierKey {
+pub(crate) async fn witness_key(server: &TestServer) -> VerifierKey {
     let auditor = server.sign_in("auditor", Role::Auditor).await;
     let (status, shown) = answer(server.get("/audit/witness").bearer_auth(auditor)).await;
     assert_eq!(status, 200, "{shown}");

@@ -85,13 +85,20 @@ impl TestServer {
 
     /// The same server anew: what it did not store is gone.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_with(|_| {}).await
+    }
+
+    /// The same server anew with a changed configuration.
+    pub(crate) async fn restart_with(self, change: impl FnOnce(&mut ServerConfig)) -> Self {
         let Self { app, clock, serving, audit, folder, database, .. } = self;
         serving.abort();
         if let Some(audit) = audit {
             audit.finish().await;
         }
         app.database.pool().close().await;
-        Self::serve(app.config.clone(), clock, folder, database).await
+        let mut config = app.config.clone();
+        change(&mut config);
+        Self::serve(config, clock, folder, database).await
     }
 
     async fn serve(
@@ -135,6 +142,11 @@ impl TestServer {
         self.audit = Some(AuditDrain::start(self.app.clone()).await);
     }
 
+    /// The address of this path.
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
     /// A request with this path, beginning at `/api/v1`.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.raw_request(method, &format!("/api/v1{path}"))
@@ -142,7 +154,7 @@ impl TestServer {
 
     /// A request with this path.
     pub(crate) fn raw_request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.http.request(method, format!("http://{}{path}", self.address))
+        self.http.request(method, self.url(path))
     }
 
     pub(crate) fn get(&self, path: &str) -> RequestBuilder {

@@ -44,12 +44,13 @@ pub mod users;
 pub mod witnessed_logs;
 
 pub use audit::{
-    AuditGap, AuditHalt, AuditHold, AuditHolds, AuditOrderError, AuditOrderExecutor, AuditProgress,
-    AuditProver, AuditReadError, AuditRecoverError, AuditRecovered, AuditRecovery, AuditReport,
-    AuditSealError, AuditSealStatus, AuditSealer, AuditStanding, AuditTrust, AuditVerifier, AuditVerifyError,
-    AuditWriter, ClosedLog, EraReport, ErasureOrders, EventName, EventProving, Finding, GapRecord,
-    InvalidGapRecord, LeafBytes, LeafReader, LogFault, MissingLeaves, NoOrders, Notice, OrderExecuted,
-    OrderTrust, PostgresAuditSink, PublishedAuditLog, ROW_MACS, Sealed, StoredOrder, StoredOrders,
+    AskedWitness, AuditGap, AuditHalt, AuditHold, AuditHolds, AuditOrderError, AuditOrderExecutor,
+    AuditProgress, AuditProver, AuditReadError, AuditRecoverError, AuditRecovered, AuditRecovery,
+    AuditReport, AuditSealError, AuditSealStatus, AuditSealer, AuditStanding, AuditTrust, AuditVerifier,
+    AuditVerifyError, AuditWitnessError, AuditWitnesses, AuditWriter, ClosedLog, CosignedPart, EraReport,
+    ErasureOrders, EventName, EventProving, Finding, GapRecord, InvalidGapRecord, LeafBytes, LeafReader,
+    LogFault, MissingLeaves, NoOrders, Notice, OrderExecuted, OrderTrust, PostgresAuditSink,
+    PublishedAuditLog, ROW_MACS, Sealed, StoredOrder, StoredOrders, WitnessStanding, witness_standings,
 };
 pub use config::PostgresConfig;
 pub use data_key_store::PostgresDataKeyStore;

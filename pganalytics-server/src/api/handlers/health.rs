@@ -14,7 +14,7 @@ use crate::api::{Access, Permission, Routes};
 use crate::app::App;
 use crate::jobs;
 use crate::lifecycle::Phase;
-use crate::wiring::{AuditLog, SealLag};
+use crate::wiring::{AuditLog, LogWitnesses, SealLag, WitnessLag};
 
 /// How long the database may take to answer a health check.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -62,11 +62,42 @@ struct AuditLogHealth {
     unsealed_seconds: u64,
     /// Whether that is longer than `audit.log.maximum_merge_delay_seconds`.
     overdue: bool,
+    /// The servers that cosign it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    witnesses: Vec<LogWitnessHealth>,
+}
+
+/// How far a witness has cosigned the audit log, as it was seen last.
+#[derive(Debug, Serialize, ToSchema)]
+struct LogWitnessHealth {
+    name: String,
+    /// How many events it has cosigned.
+    size: u64,
+    /// Seconds that something is published which it has not cosigned.
+    behind_seconds: u64,
+    /// Whether that is longer than `audit.log.maximum_merge_delay_seconds`.
+    overdue: bool,
+    /// Whether it answered last that it does not cosign.
+    refuses: bool,
 }
 
 impl AuditLogHealth {
-    fn of(lag: SealLag) -> Self {
-        Self { size: lag.log_size, unsealed_seconds: lag.waiting.as_secs(), overdue: lag.is_overdue }
+    fn of(lag: SealLag, witnesses: Vec<WitnessLag>) -> Self {
+        let witnesses = witnesses.into_iter().map(LogWitnessHealth::of).collect();
+        let (size, unsealed_seconds) = (lag.log_size, lag.waiting.as_secs());
+        Self { size, unsealed_seconds, overdue: lag.is_overdue, witnesses }
+    }
+}
+
+impl LogWitnessHealth {
+    fn of(WitnessLag { standing, is_overdue }: WitnessLag) -> Self {
+        Self {
+            name: standing.witness,
+            size: standing.size.0,
+            behind_seconds: standing.lag.as_secs(),
+            overdue: is_overdue,
+            refuses: standing.refusal.is_some(),
+        }
     }
 }
 
@@ -136,7 +167,10 @@ async fn health(State(app): State<App>) -> Response {
         database_ok,
         timescale_ok: database_ok,
         audit: app.audit.as_ref().map(|audit| AuditHealth::of(audit.status(), now)),
-        audit_log: app.audit_log.as_ref().and_then(AuditLog::last_seen).map(AuditLogHealth::of),
+        audit_log: app.audit_log.as_ref().and_then(AuditLog::last_seen).map(|lag| {
+            let witnesses = app.log_witnesses.as_ref().map(LogWitnesses::last_seen).unwrap_or_default();
+            AuditLogHealth::of(lag, witnesses)
+        }),
     };
     let status = if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(health)).into_response()

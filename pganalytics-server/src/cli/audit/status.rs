@@ -115,6 +115,15 @@ impl fmt::Display for Report {
             let untrusted = if *trusted { "" } else { " (not in audit.log.trusted_keys)" };
             write!(f, "\nkey        {key}{untrusted}")?;
         }
+        for witness in &log.witnesses {
+            write!(f, "\nwitness    {} cosigned {} events", witness.witness, witness.size)?;
+            if !witness.lag.is_zero() {
+                write!(f, ", behind for {:.0} s", witness.lag.as_secs_f64())?;
+            }
+            if let Some(refusal) = &witness.refusal {
+                write!(f, ": {refusal}")?;
+            }
+        }
         let state = match self.state {
             State::NotBegun | State::Sealing => "goes on",
             State::Late => "late",

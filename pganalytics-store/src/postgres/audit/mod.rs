@@ -13,6 +13,7 @@ mod row;
 mod seal;
 mod sink;
 mod verify;
+mod witness;
 mod writer;
 
 pub(super) use insert::insert;
@@ -31,8 +32,9 @@ pub use recover::{
 pub use seal::{AuditSealError, AuditSealStatus, AuditSealer, Sealed};
 pub use sink::PostgresAuditSink;
 pub use verify::{
-    AuditProgress, AuditProver, AuditReport, AuditTrust, AuditVerifier, AuditVerifyError, EraReport,
-    ErasureOrders, EventName, EventProving, Finding, LogFault, NoOrders, Notice,
+    AuditProgress, AuditProver, AuditReport, AuditTrust, AuditVerifier, AuditVerifyError, CosignedPart,
+    EraReport, ErasureOrders, EventName, EventProving, Finding, LogFault, NoOrders, Notice,
 };
+pub use witness::{AskedWitness, AuditWitnessError, AuditWitnesses, WitnessStanding, witness_standings};
 pub use writer::AuditWriter;
 pub(super) use writer::PendingNumbers;

@@ -8,6 +8,7 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 
 use super::verify::{prefix_of, stored};
+use super::witness::{WitnessStanding, witness_standings};
 use crate::postgres::{Database, StoreError};
 
 /// What is published of the audit log, in its eras, and where it stands.
@@ -39,6 +40,8 @@ pub struct AuditStanding {
     pub waiting_since: Option<DateTime<Utc>>,
     /// Why sealing does not go on by itself.
     pub halted: Option<AuditHalt>,
+    /// How far each witness that was ever asked has cosigned it.
+    pub witnesses: Vec<WitnessStanding>,
 }
 
 /// Why sealing does not go on by itself.
@@ -128,6 +131,15 @@ impl PublishedAuditLog {
         Ok(self.published(era).await?.map(|(_, checkpoint)| checkpoint))
     }
 
+    /// The newest checkpoint of that log with cosignatures of its witnesses, as far as they have come.
+    ///
+    /// # Errors
+    /// As [`checkpoint`](Self::checkpoint).
+    pub async fn cosigned(&self, era: Option<i16>) -> Result<Option<SignedCheckpoint>, AuditReadError> {
+        let Some((reader, _)) = self.published(era).await? else { return Ok(None) };
+        Ok(reader.cosigned().await?)
+    }
+
     /// The tree of that checkpoint.
     ///
     /// # Errors
@@ -148,6 +160,7 @@ impl PublishedAuditLog {
     pub async fn standing(&self) -> Result<Option<AuditStanding>, AuditReadError> {
         let mut connection = self.database.read().await?;
         let Some(stored) = Stored::read(&mut connection).await? else { return Ok(None) };
+        let witnesses = witness_standings(&mut connection).await?;
         drop(connection);
         let (published, halted) = match self.anchored(&stored).await {
             Ok(anchored) => anchored,
@@ -165,6 +178,7 @@ impl PublishedAuditLog {
             waiting_since: stored.waiting_since,
             halted: if stored.is_this_system { halted } else { Some(AuditHalt::OtherSystem) },
             origin: stored.origin,
+            witnesses,
         }))
     }
 

@@ -9,3 +9,4 @@ mod prove;
 mod restore_is_recovered_not_forked;
 #[path = "tampering.rs"]
 mod tampering_is_found;
+mod witnesses;

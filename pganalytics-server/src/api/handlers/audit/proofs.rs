@@ -24,6 +24,7 @@ use crate::wiring::AuditLog;
 pub(in crate::api::handlers) fn routes(routes: Routes) -> Routes {
     routes
         .read(Access::Public, routes!(checkpoint))
+        .read(Access::Public, routes!(cosigned_checkpoint))
         .read(Access::Public, routes!(consistency))
         .read(Access::Public, routes!(inclusion))
         .read(Access::Permission(Permission::ReadAudit), routes!(event_proof))
@@ -48,6 +49,21 @@ struct Era {
 ))]
 async fn checkpoint(State(app): State<App>, Asked(Era { era }, _): Asked<Era>) -> Result<Response, ApiError> {
     let checkpoint = published(&app)?.checkpoint(era).await?.ok_or_else(not_published)?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], checkpoint.to_string()).into_response())
+}
+
+/// The newest checkpoint of the audit log with cosignatures of its witnesses (c2sp.org/tlog-cosignature), which may be behind the
+/// published one. Who demands enough of them cannot be shown another history than the witnesses have seen.
+#[utoipa::path(get, path = "/api/v1/audit/checkpoint/cosigned", tag = "audit", params(Era), responses(
+    (status = 200, body = String, content_type = "text/plain"), (status = 400, body = ErrorBody),
+    (status = 404, body = ErrorBody),
+))]
+async fn cosigned_checkpoint(
+    State(app): State<App>,
+    Asked(Era { era }, _): Asked<Era>,
+) -> Result<Response, ApiError> {
+    let none = || ApiError::not_found("no witness has cosigned a checkpoint of this log");
+    let checkpoint = published(&app)?.cosigned(era).await?.ok_or_else(none)?;
     Ok(([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], checkpoint.to_string()).into_response())
 }
 

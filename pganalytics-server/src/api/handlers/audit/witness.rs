@@ -210,7 +210,7 @@ fn tell(
         log = log.title,
         %refusal,
         cosigned = cosigned.as_ref().map(NoteText::as_str),
-        %offered,
+        offered = offered.to_string(),
         "a log that this server is a witness of has signed what does not go on from what it had signed before"
     );
 }

@@ -8,6 +8,7 @@ use sqlx::PgConnection;
 
 use super::super::recover::ClosedLog;
 use super::AuditVerifyError;
+use super::cosigned::CosignedPart;
 use super::finding::Finding;
 use super::findings::Findings;
 use super::log::LogLeaves;
@@ -31,6 +32,8 @@ pub(super) struct EraLog {
     pub(super) seals: Vec<StoredSeal>,
     /// What is on record about its end, if it was closed.
     pub(super) closed: Option<ClosedLog>,
+    /// What its witnesses have cosigned, if any are demanded.
+    pub(super) cosigned: Option<CosignedPart>,
 }
 
 /// What is published.
@@ -59,7 +62,8 @@ impl EraLog {
         let era = stored.era;
         let reader = TileReader::new(Arc::clone(target)).with_prefix(prefix_of(era));
         let policy = trust.policy(era)?;
-        let mut log = Self { era, policy, reader, checkpoint: None, log: None, seals: Vec::new(), closed };
+        let (checkpoint, log, cosigned) = (None, None, None);
+        let mut log = Self { era, policy, reader, checkpoint, log, seals: Vec::new(), closed, cosigned };
         let fault = |fault| findings.add(Finding::Log { era, fault });
         if stored.origin != trust.origin(era).as_str() {
             fault(LogFault::OtherLog { found: stored.origin.clone() });

@@ -1,3 +1,4 @@
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 /// What is wrong with the log of an era.
@@ -85,6 +86,18 @@ pub enum LogFault {
     AnchorUnknown {
         /// The name of the object.
         name: String,
+    },
+    /// Not as many witnesses as are demanded have cosigned what was sealed.
+    #[error(
+        "of {size} entries enough witnesses have cosigned {cosigned}, and the next ones were sealed at {since}"
+    )]
+    NotCosigned {
+        /// How many are cosigned.
+        cosigned: u64,
+        /// How many there are.
+        size: u64,
+        /// When the next ones were sealed, as the database has it.
+        since: DateTime<Utc>,
     },
     /// What the log says about the gap before this era does not hold.
     #[error("the record of the gap before this log does not hold: {reason}")]

@@ -1,6 +1,7 @@
 //! Proving the audit log against its anchors.
 
 mod compare;
+mod cosigned;
 mod era;
 mod error;
 mod finding;
@@ -22,6 +23,7 @@ mod work;
 mod worker;
 mod writers;
 
+pub use cosigned::CosignedPart;
 pub(super) use era::prefix_of;
 pub use error::AuditVerifyError;
 pub use finding::{EventName, Finding};

@@ -6,6 +6,7 @@ use pganalytics_core::tlog::Hash32;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::cosigned::CosignedPart;
 use super::era::EraLog;
 use super::finding::Finding;
 use super::worker::Counts;
@@ -53,6 +54,9 @@ pub struct EraReport {
     pub root: Option<Hash32>,
     /// Seals whose checkpoints, anchors and rows were verified.
     pub seals: u64,
+    /// What as many witnesses as were demanded have cosigned; nothing if none were.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cosigned: Option<CosignedPart>,
 }
 
 /// Something that is not wrong by itself.
@@ -146,7 +150,7 @@ impl EraReport {
         let origin = log.policy.origin().to_string();
         let root = log.checkpoint.as_ref().map(|checkpoint| *checkpoint.root());
         let seals = log.seals.iter().filter(|seal| seal.end() <= log.size()).count() as u64;
-        Self { era: log.era, origin, size: log.size(), root, seals }
+        Self { era: log.era, origin, size: log.size(), root, seals, cosigned: log.cosigned.clone() }
     }
 }
 
@@ -206,6 +210,9 @@ impl fmt::Display for AuditReport {
             match &era.root {
                 Some(root) => writeln!(f, ", root {root}")?,
                 None => writeln!(f, ", no checkpoint to believe")?,
+            }
+            if let Some(CosignedPart { size, at, witnesses }) = &era.cosigned {
+                writeln!(f, "{}: {size} entries cosigned at {at} by {}", era.origin, witnesses.join(", "))?;
             }
         }
         writeln!(

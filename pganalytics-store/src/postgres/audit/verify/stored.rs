@@ -1,3 +1,4 @@
+use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use sqlx::{FromRow, PgConnection};
 
@@ -23,6 +24,7 @@ pub(in crate::postgres::audit) struct StoredSeal {
     pub(in crate::postgres::audit) first: u64,
     pub(in crate::postgres::audit) leaves: u64,
     pub(in crate::postgres::audit) published: bool,
+    pub(in crate::postgres::audit) sealed_at: DateTime<Utc>,
 }
 
 impl StoredSeal {
@@ -40,6 +42,7 @@ struct SealRow {
     first_leaf: i64,
     leaves: i64,
     published: bool,
+    sealed_at: DateTime<Utc>,
 }
 
 /// The eras, in their order.
@@ -56,7 +59,7 @@ pub(in crate::postgres::audit) async fn seals(
     era: i16,
 ) -> Result<Vec<StoredSeal>, StoreError> {
     let seals = sqlx::query_as::<_, SealRow>(
-        "SELECT number, rows_era, snapshot::text, first_leaf, leaves, published_at IS NOT NULL AS published \
+        "SELECT number, rows_era, snapshot::text, first_leaf, leaves, published_at IS NOT NULL AS published, sealed_at \
          FROM audit_seals WHERE era = $1 ORDER BY first_leaf",
     );
     let seals = seals.bind(era).fetch(connection).map_ok(|row| StoredSeal {
@@ -66,6 +69,7 @@ pub(in crate::postgres::audit) async fn seals(
         first: row.first_leaf.try_into().unwrap_or(0),
         leaves: row.leaves.try_into().unwrap_or(0),
         published: row.published,
+        sealed_at: row.sealed_at,
     });
     Ok(seals.try_collect().await?)
 }

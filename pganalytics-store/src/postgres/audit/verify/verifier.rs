@@ -192,7 +192,11 @@ impl AuditVerifier {
             let origin = self.trust.origin(era.era);
             let closed = gaps.iter().rev().flatten().find_map(|gap| gap.log(&origin));
             let stored = (era, closed.cloned());
-            logs.push(EraLog::open(connection, &self.target, &self.trust, stored, findings).await?);
+            let mut log = EraLog::open(connection, &self.target, &self.trust, stored, findings).await?;
+            for fault in log.check_cosigned(&self.trust, self.clock.now()).await? {
+                findings.add(Finding::Log { era: era.era, fault });
+            }
+            logs.push(log);
         }
         self.check_kept(&mut logs, findings).await?;
         self.check_known(&logs, findings).await?;
