@@ -370,6 +370,10 @@ async fn app_role_can_only_add_and_read_audit_events() {
         "SET session_replication_role = replica".into(),
         "SELECT audit_erase_personal(ARRAY[now()], ARRAY[gen_random_uuid()])".into(),
         "SELECT audit_guard('audit_events', 'audit_refuse_change')".into(),
+        "INSERT INTO audit_orders (id, note, received_at) VALUES (gen_random_uuid(), '', now())".into(),
+        "UPDATE audit_orders SET executed_at = NULL".into(),
+        "INSERT INTO audit_holds (id, reason, placed_at) VALUES (gen_random_uuid(), '', now())".into(),
+        "DELETE FROM audit_holds".into(),
     ] {
         let error = execute(&mut connection, &refused).await.expect_err(&refused);
         assert_eq!(code(&error).as_deref(), Some("42501"), "{refused}: {error}");

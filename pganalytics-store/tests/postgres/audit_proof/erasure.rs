@@ -335,6 +335,28 @@ async fn erasure_that_was_cut_short_goes_on_to_the_same_end() {
     assert!(report.is_clean(), "{report}");
 }
 
+#[tokio::test]
+async fn order_that_is_executed_twice_at_once_erases_once() {
+    let Some(log) = ProvedLog::of_two().await else { return };
+    let key = OrderKey::new();
+    let order = key.sign(&erase(1, of_subject(subject()))).await;
+    let execute = async || {
+        match key.executor(&log).with_batch(1).execute(order.as_bytes(), |_| {}).await {
+            // The other one came to the end first.
+            Err(AuditOrderError::Overtaken) => None,
+            done => Some(done.unwrap()),
+        }
+    };
+    let (one, other) = tokio::join!(execute(), execute());
+    assert!(one.is_some() || other.is_some());
+    assert_eq!(log.personal().await, 5);
+    let finished = "SELECT count(*) FROM audit_events WHERE action = 'audit.order.finish'";
+    assert_eq!(log.number(finished).await, 1);
+    let report = key.verify(&log).await;
+    assert!(report.is_clean(), "{report}");
+    assert_eq!(report.notices, [Notice::Erased { events: 0, personal: 10 }]);
+}
+
 /// Two months with partitions of their own, one seal over the end of the first; events 0 to 9 and 10 to 14.
 async fn two_months() -> Option<ProvedLog> {
     let log = ProvedLog::empty().await?;

@@ -24,29 +24,34 @@ macro_rules! is_held {
 }
 pub(super) use {held_user, is_held};
 
-/// Events with personal fields that a condition selects, from before `$2`. What declares numbers void is about nobody.
+/// Events that a condition selects, from before `$2`. What declares numbers void is about nobody.
 macro_rules! selected {
     ($condition:literal) => {
         concat!(
-            "SELECT e.at, e.id, p.tableoid::regclass::text AS relation, ",
+            "SELECT e.at, e.id, ",
             held_user!(),
-            " AS held FROM audit_events e JOIN audit_personal p ON p.at = e.at AND p.id = e.id \
-             WHERE e.at < $2 AND e.action <> 'audit.void' AND ",
+            " AS held FROM audit_events e WHERE e.at < $2 AND e.action <> 'audit.void' AND ",
             $condition
         )
     };
 }
 
-/// The statements of a condition over `$3` and `$4`: the next events after those of `$5` and `$6`, at most `$7`; one that is held.
+/// The statements of a condition over `$3` and `$4`: the next events after those of `$5` and `$6`, at most `$7`; the user of one
+/// that is held. Where both tables are joined at once, PostgreSQL reads all of them for each page.
 macro_rules! statements {
     ($condition:literal) => {
         [
             concat!(
+                "WITH page AS MATERIALIZED (",
                 selected!($condition),
                 " AND (e.at, e.id) > (coalesce($5, '-infinity'::timestamptz), \
-                    coalesce($6, '00000000-0000-0000-0000-000000000000'::uuid)) ORDER BY e.at, e.id LIMIT $7"
+                    coalesce($6, '00000000-0000-0000-0000-000000000000'::uuid)) ORDER BY e.at, e.id LIMIT $7) \
+                 SELECT page.at, page.id, page.held, p.relation FROM page LEFT JOIN LATERAL ( \
+                    SELECT tableoid::regclass::text AS relation FROM audit_personal \
+                    WHERE at = page.at AND id = page.id OFFSET 0 \
+                 ) AS p ON true ORDER BY page.at, page.id"
             ),
-            concat!(selected!($condition), " AND ", is_held!(), " LIMIT 1"),
+            concat!("SELECT held FROM (", selected!($condition), " AND ", is_held!(), " LIMIT 1) AS one"),
         ]
     };
 }
@@ -75,8 +80,8 @@ pub(super) enum Source {
 pub(super) struct Selected {
     pub(super) at: DateTime<Utc>,
     pub(super) id: Uuid,
-    /// The partition of the personal fields, as it is written in a statement.
-    pub(super) relation: String,
+    /// The partition of the personal fields, as it is written in a statement; nothing if they are gone.
+    pub(super) relation: Option<String>,
     /// The user for whom it is held.
     pub(super) held: Option<Uuid>,
 }
@@ -111,7 +116,7 @@ impl Source {
         }
     }
 
-    /// The next events from before `until` that still have personal fields, at most so many.
+    /// The next events from before `until`, at most so many.
     pub(super) async fn next(
         &self,
         connection: &mut PgConnection,
@@ -137,9 +142,9 @@ impl Source {
             return Ok(None);
         }
         let [_, one_held] = self.statements();
-        let found: Option<Selected> =
+        let found: Option<(Option<Uuid>,)> =
             self.bind(sqlx::query_as(one_held).bind(users).bind(until)).fetch_optional(connection).await?;
-        Ok(found.and_then(|found| found.held))
+        Ok(found.and_then(|(user,)| user))
     }
 
     fn statements(&self) -> [&'static str; 2] {

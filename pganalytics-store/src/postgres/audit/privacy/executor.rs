@@ -235,15 +235,23 @@ impl<P: Fn(&OrderExecuted) + Send + Sync> Run<'_, P> {
             let Some(last) = selected.last() else { return Ok(()) };
             let mut users = source.user().into_iter().chain(selected.iter().filter_map(|event| event.held));
             users.try_for_each(|user| held.check(user))?;
-            let (times, ids): (Vec<_>, Vec<_>) = selected.iter().map(|event| (event.at, event.id)).unzip();
-            let erase = sqlx::query_scalar("SELECT audit_erase_personal($1, $2)").bind(times).bind(ids);
-            let erased: i64 = erase.fetch_one(work.connection()).await.map_err(StoreError::from)?;
-            self.commit(work, json!({ "personal_erased": erased })).await?;
-            self.done.personal_erased += u64::try_from(erased).unwrap_or(0);
-            (self.progress)(&self.done);
             after = Some(last.clone());
-            self.touched.extend(selected.into_iter().map(|event| event.relation));
+            let mut left = selected.into_iter().filter(|event| event.relation.is_some()).peekable();
+            if left.peek().is_some() {
+                self.erase_these(work, left.collect()).await?;
+            }
         }
+    }
+
+    async fn erase_these(&mut self, mut work: UnitOfWork, events: Vec<Selected>) -> Result<(), StoreError> {
+        let (times, ids): (Vec<_>, Vec<_>) = events.iter().map(|event| (event.at, event.id)).unzip();
+        let erase = sqlx::query_scalar("SELECT audit_erase_personal($1, $2)").bind(times).bind(ids);
+        let erased: i64 = erase.fetch_one(work.connection()).await?;
+        self.commit(work, json!({ "personal_erased": erased })).await?;
+        self.done.personal_erased += u64::try_from(erased).unwrap_or(0);
+        self.touched.extend(events.into_iter().filter_map(|event| event.relation));
+        (self.progress)(&self.done);
+        Ok(())
     }
 
     async fn drop_month(&mut self, month: Month) -> Result<(), AuditOrderError> {
