@@ -64,6 +64,9 @@ pub(super) async fn retention(command: Retention, config: &ServerConfig) -> Resu
     for month in &done.months_dropped {
         print(format_args!("{month} was dropped"));
     }
+    if done.months_dropped.is_empty() && done.months_left.is_empty() {
+        print("there was nothing of these months");
+    }
     for month in &done.months_left {
         print(format_args!(
             "{month} is left: it has no partition of its own, order to erase its personal fields instead"
