@@ -110,7 +110,7 @@ impl SealedLog {
     /// Does what only a superuser can, past all triggers.
     pub(crate) async fn attack(&self, statement: &str) {
         let statement = format!("SET session_replication_role = replica; {UNGUARD}; {statement}");
-        let mut connection = self.cluster.connect().await;
+        let mut connection = PgConnection::connect(&self.database_url).await.unwrap();
         sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await.unwrap();
     }
 

@@ -117,3 +117,26 @@ async fn log_that_waits_too_long_is_late() {
     let said = refused(&log.cluster, &["audit", "verify"], 4).await;
     assert!(said.contains("events wait to be sealed"), "{said}");
 }
+
+#[tokio::test]
+async fn log_whose_key_is_not_in_the_backup_is_recovered_by_who_kept_the_key() {
+    let Some(mut log) = restored().await else { return };
+    let status = status(&log, 1).await;
+    let lost = status["keys"][0]["key"].as_str().unwrap();
+    log.attack("DELETE FROM signing_keys WHERE used_for = 'audit-log'").await;
+    let recover = ["audit", "recover", "--yes", "--reason", "restored"];
+    let said = refused(&log.cluster, &recover, 1).await;
+    assert!(said.contains("the log of era 1 cannot be closed"), "{said}");
+    succeed(&log.cluster, &[&recover[..], &["--key", lost]].concat()).await;
+
+    log.cluster.restart_server(0).await;
+    log.is_sealed().await;
+    let found = log.verify_tampered(&[]).await;
+    assert_eq!(
+        (&found["findings"][0]["fault"], &found["findings"][0]["era"]),
+        (&json!("untrusted"), &json!(1))
+    );
+    let now = found["believed"]["keys"][0].as_str().unwrap();
+    assert_ne!(now, lost);
+    log.verify(&["--key", lost, "--key", now]).await;
+}

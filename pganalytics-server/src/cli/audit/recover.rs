@@ -2,7 +2,7 @@ use std::fmt;
 
 use clap::Args;
 use pganalytics_core::error::Retry;
-use pganalytics_core::tlog::VerifierKey;
+use pganalytics_core::tlog::{TileReadError, VerifierKey};
 use pganalytics_store::postgres::{AuditGap, AuditRecoverError, ClosedLog, EventName};
 use serde::Serialize;
 
@@ -175,7 +175,9 @@ impl fmt::Display for Report<'_> {
 fn not_done(error: AuditRecoverError) -> Failure {
     match error {
         AuditRecoverError::Store(error) => error.into(),
-        AuditRecoverError::Target(_) | AuditRecoverError::Sign(_) => Failure::unavailable(error),
+        AuditRecoverError::Target(_)
+        | AuditRecoverError::Sign(_)
+        | AuditRecoverError::Log { source: TileReadError::Target(_), .. } => Failure::unavailable(error),
         AuditRecoverError::Keys(error) => Failure::configuration(error),
         error => Failure::of(Retry::Never, error),
     }
