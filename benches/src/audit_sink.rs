@@ -137,7 +137,7 @@ async fn copy_all(connection: &mut PgConnection, batches: &[Copied]) -> anyhow::
 }
 
 /// The same rows, but with commitments, checksums and salts that were not computed.
-async fn insert_all(connection: &mut PgConnection, events: &[AuditEvent]) -> anyhow::Result<()> {
+pub(crate) async fn insert_all(connection: &mut PgConnection, events: &[AuditEvent]) -> anyhow::Result<()> {
     let statement = format!(
         "WITH stored AS (INSERT INTO audit_events ({EVENT_COLUMNS}) VALUES ($1, $2, $2, 0, 'user', $3, $4, $5, $6, $7, \
          'success', NULL, $8, $9, NULL, $10, $10, $10, $11, $12)) \

@@ -236,7 +236,9 @@ impl AuditEvent {
     #[must_use]
     pub fn bounded(mut self) -> Self {
         self.texts_mut().for_each(|text| truncate(text, TEXT_MAX_BYTES));
-        if let Some(changes) = &self.changes {
+        if let Some(changes) = &self.changes
+            && longest(changes) > CHANGES_MAX_BYTES
+        {
             let bytes = length_of(changes);
             if bytes > CHANGES_MAX_BYTES {
                 self.changes = Some(json!({ "truncated_bytes": bytes }));
@@ -260,7 +262,9 @@ impl AuditEvent {
             self.provider.as_ref(),
         ];
         texts.into_iter().flatten().all(|text| text.len() <= TEXT_MAX_BYTES)
-            && self.changes.as_ref().is_none_or(|changes| length_of(changes) <= CHANGES_MAX_BYTES)
+            && self.changes.as_ref().is_none_or(|changes| {
+                longest(changes) <= CHANGES_MAX_BYTES || length_of(changes) <= CHANGES_MAX_BYTES
+            })
     }
 
     fn texts_mut(&mut self) -> impl Iterator<Item = &mut String> {
@@ -281,6 +285,20 @@ impl AuditEvent {
         ]
         .into_iter()
         .flatten()
+    }
+}
+
+/// As long as its JSON can be at the most, in bytes: what most are far from need not be written to be counted.
+fn longest(value: &Value) -> usize {
+    // Each byte may be escaped; quotes and a separator.
+    let text = |text: &str| 6 * text.len() + 3;
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 32,
+        Value::String(string) => text(string),
+        Value::Array(items) => items.iter().map(|item| longest(item) + 1).sum::<usize>() + 2,
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| text(name) + longest(value) + 1).sum::<usize>() + 2
+        }
     }
 }
 

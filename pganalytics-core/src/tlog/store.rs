@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::backup::{BackupTarget, BackupTargetError, InvalidObjectPath, ObjectPath, PutMode};
 use crate::tlog::reader::{COSIGNED, PUBLISHED, anchor_name};
@@ -8,6 +9,9 @@ use crate::tlog::{
     Checkpoint, NoteText, Origin, SignedCheckpoint, TileObject, TileReadError, TileReader, TreeGrowth,
     TreeSize,
 };
+
+/// How many tiles are written side by side: a target that syncs each, or is far away, mostly makes one wait.
+const WRITES_AT_ONCE: usize = 16;
 
 /// Writes a log as tiles (c2sp.org/tlog-tiles) into a [`BackupTarget`] that can create objects atomically.
 ///
@@ -77,9 +81,9 @@ impl TileStore {
                 self.anchor(after, next).await?;
             }
         }
-        for tile in growth.tiles() {
-            self.write(tile).await?;
-        }
+        // Nobody looks for them before they are published, so they may come in any order.
+        let writes: Vec<_> = growth.tiles().map(|tile| self.write(tile)).collect();
+        stream::iter(writes).buffer_unordered(WRITES_AT_ONCE).try_collect::<()>().await?;
         self.publish(next).await
     }
 
