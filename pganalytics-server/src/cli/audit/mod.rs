@@ -49,7 +49,7 @@ pub(super) async fn run(command: AuditCommand, file: Option<&Path>) -> Result<()
         AuditCommand::Status(command) => status::run(command, &super::load(file)?).await,
         AuditCommand::Recover(command) => recover::run(command, &super::load(file)?).await,
         AuditCommand::OrderKey(command) => order_key::run(command),
-        AuditCommand::Orders(OrdersCommand::New(command)) => orders::new(command).await,
+        AuditCommand::Orders(OrdersCommand::New(command)) => orders::new(*command).await,
         AuditCommand::Orders(OrdersCommand::List { json }) => orders::list(json, &super::load(file)?).await,
         AuditCommand::Erase(command) => erase::erase(command, &super::load(file)?).await,
         AuditCommand::Retention(command) => erase::retention(command, &super::load(file)?).await,

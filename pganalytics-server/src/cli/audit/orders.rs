@@ -21,7 +21,7 @@ use crate::wiring;
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum OrdersCommand {
     /// Write and sign an order. Needs neither a configuration nor a network: run it where the key for orders is.
-    New(NewOrder),
+    New(Box<NewOrder>),
     /// List the orders that were executed, or begun, with whether they are signed by a key of `audit.order_keys`.
     List {
         /// As JSON.

@@ -357,6 +357,23 @@ async fn order_that_is_executed_twice_at_once_erases_once() {
     assert_eq!(report.notices, [Notice::Erased { events: 0, personal: 10 }]);
 }
 
+#[tokio::test]
+async fn of_two_orders_with_one_id_one_is_executed() {
+    let Some(log) = ProvedLog::of_two().await else { return };
+    let key = OrderKey::new();
+    let (one, other) = (erase(1, of_subject(subject())), erase(1, of_subject(uuid(7))));
+    let outcomes = tokio::join!(key.execute(&log, &one), key.execute(&log, &other));
+    let (refused, erased) = match outcomes {
+        (Ok(done), Err(error)) | (Err(error), Ok(done)) => (error, done.personal_erased),
+        outcomes => panic!("{outcomes:?}"),
+    };
+    assert!(matches!(refused, AuditOrderError::Overtaken | AuditOrderError::OtherText { .. }), "{refused:?}");
+    // Both are about ten events; of five, one did what was done to the other.
+    assert_eq!((erased, log.personal().await), (10, 5));
+    let report = key.verify(&log).await;
+    assert!(report.is_clean(), "{report}");
+}
+
 /// Two months with partitions of their own, one seal over the end of the first; events 0 to 9 and 10 to 14.
 async fn two_months() -> Option<ProvedLog> {
     let log = ProvedLog::empty().await?;

@@ -166,7 +166,7 @@ async fn witness_that_is_away_delays_nothing_but_its_cosignature() {
     let report = report(&log, &others, 2).await;
     assert!(report.is_clean(), "{report}");
     assert_eq!(report.eras[0].cosigned.as_ref().unwrap().size, 40);
-    assert_eq!(findings_recorded(&log).await, [String::new(); 0]);
+    assert_eq!(findings_recorded(&log).await, [] as [String; 0]);
 }
 
 /// Who holds database, anchor and the key of the log can make another history that is whole.

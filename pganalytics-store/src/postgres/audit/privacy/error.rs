@@ -53,8 +53,8 @@ pub enum AuditOrderError {
     /// It orders something that this program does not know.
     #[error("this program is too old for the order")]
     Unknown,
-    /// Another program executed it to its end at the same time.
-    #[error("another program executed the order at the same time")]
+    /// Another program executed it to its end, or stored an order with its id, at the same time.
+    #[error("another program executes an order of this id at the same time")]
     Overtaken,
     /// Its row was deleted while it was executed.
     #[error("the order was removed from the database while it was executed: execute it again")]

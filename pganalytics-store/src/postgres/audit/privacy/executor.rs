@@ -155,8 +155,8 @@ impl<P: Fn(&OrderExecuted) + Send + Sync> Run<'_, P> {
             .await
             .map_err(StoreError::from)?;
         // A row that nobody signed is no order, and is replaced.
-        let known = stored.and_then(|(stored, executed_at)| {
-            Some((self.executor.trust.open(stored.as_bytes()).ok()?, executed_at))
+        let known = stored.as_ref().and_then(|(stored, executed_at)| {
+            Some((self.executor.trust.open(stored.as_bytes()).ok()?, *executed_at))
         });
         match known {
             Some((known, _)) if known != *order => return Err(AuditOrderError::OtherText { id: order.id }),
@@ -165,22 +165,35 @@ impl<P: Fn(&OrderExecuted) + Send + Sync> Run<'_, P> {
             None if order.expires_at <= now => {
                 return Err(AuditOrderError::Expired { expires_at: order.expires_at });
             }
-            None => self.store(&mut work, note).await?,
+            None => self.store(&mut work, note, stored.map(|(stored, _)| stored)).await?,
         }
         self.check_holds(&mut work).await?;
         work.commit().await.map_err(CommitError::into_store_error)?;
         Ok(None)
     }
 
-    async fn store(&self, work: &mut UnitOfWork, note: &[u8]) -> Result<(), StoreError> {
+    /// Stores the order, in the place of what is no order.
+    async fn store(
+        &self,
+        work: &mut UnitOfWork,
+        note: &[u8],
+        replaced: Option<String>,
+    ) -> Result<(), AuditOrderError> {
         let store = "INSERT INTO audit_orders (id, note, received_at) VALUES ($1, $2, $3) \
-            ON CONFLICT (id) DO UPDATE SET note = excluded.note, received_at = excluded.received_at, executed_at = NULL";
-        sqlx::query(store)
+            ON CONFLICT (id) DO UPDATE \
+                SET note = excluded.note, received_at = excluded.received_at, executed_at = NULL \
+                WHERE audit_orders.note = $4";
+        let stored = sqlx::query(store)
             .bind(self.order.id)
             .bind(String::from_utf8_lossy(note))
             .bind(self.executor.clock.now())
+            .bind(replaced)
             .execute(work.connection())
-            .await?;
+            .await
+            .map_err(StoreError::from)?;
+        if stored.rows_affected() == 0 {
+            return Err(AuditOrderError::Overtaken);
+        }
         let Order { by, reason, .. } = self.order;
         let event = self.executor.event(self.order, "audit.order.receive", Outcome::Success);
         work.record(event.with_changes(json!({ "after": { "by": by, "reason": reason } })));
@@ -209,27 +222,32 @@ impl<P: Fn(&OrderExecuted) + Send + Sync> Run<'_, P> {
         Ok(())
     }
 
-    /// Begins a transaction of the order, which nobody else executes meanwhile.
-    async fn begin(&self) -> Result<(UnitOfWork, Held), AuditOrderError> {
-        let mut work = begin(&self.executor.database).await?;
+    /// Begins a transaction that takes something, while nobody places a hold.
+    async fn begin_taking(&self) -> Result<(UnitOfWork, Held), AuditOrderError> {
+        let mut work = self.begin().await?;
         lift_timeout(&mut work).await?;
-        let mine = "SELECT executed_at IS NULL FROM audit_orders WHERE id = $1 FOR UPDATE";
-        let mine = sqlx::query_scalar(mine).bind(self.order.id).fetch_optional(work.connection()).await;
-        let mine: Option<bool> = mine.map_err(StoreError::from)?;
-        match mine {
-            Some(true) => {}
-            Some(false) => return Err(AuditOrderError::Overtaken),
-            None => return Err(AuditOrderError::Removed),
-        }
         let held = Held::lock(work.connection()).await?;
         held.check_all()?;
         Ok((work, held))
     }
 
+    /// Begins a transaction of the order, which nobody else executes meanwhile.
+    async fn begin(&self) -> Result<UnitOfWork, AuditOrderError> {
+        let mut work = begin(&self.executor.database).await?;
+        let mine = "SELECT executed_at IS NULL FROM audit_orders WHERE id = $1 FOR UPDATE";
+        let mine = sqlx::query_scalar(mine).bind(self.order.id).fetch_optional(work.connection()).await;
+        let mine: Option<bool> = mine.map_err(StoreError::from)?;
+        match mine {
+            Some(true) => Ok(work),
+            Some(false) => Err(AuditOrderError::Overtaken),
+            None => Err(AuditOrderError::Removed),
+        }
+    }
+
     async fn erase(&mut self, source: &Source) -> Result<(), AuditOrderError> {
         let mut after: Option<Selected> = None;
         loop {
-            let (mut work, held) = self.begin().await?;
+            let (mut work, held) = self.begin_taking().await?;
             let page = (after.as_ref(), i64::from(self.executor.batch));
             let selected = source.next(work.connection(), &held, self.order.issued_at, page).await?;
             let Some(last) = selected.last() else { return Ok(()) };
@@ -255,7 +273,7 @@ impl<P: Fn(&OrderExecuted) + Send + Sync> Run<'_, P> {
     }
 
     async fn drop_month(&mut self, month: Month) -> Result<(), AuditOrderError> {
-        let (mut work, held) = self.begin().await?;
+        let (mut work, held) = self.begin_taking().await?;
         match drop_month(work.connection(), month, &held).await? {
             Dropped::Nothing => return Ok(()),
             Dropped::InDefault => {
@@ -291,7 +309,7 @@ impl<P: Fn(&OrderExecuted) + Send + Sync> Run<'_, P> {
     }
 
     async fn finish(&self) -> Result<(), AuditOrderError> {
-        let (mut work, _) = self.begin().await?;
+        let mut work = self.begin().await?;
         let now = self.executor.clock.now();
         sqlx::query("UPDATE audit_orders SET executed_at = $2 WHERE id = $1")
             .bind(self.order.id)
