@@ -12,9 +12,11 @@ use tokio::task::JoinSet;
 use crate::cluster::{Cluster, Collector, LIMIT, client};
 use crate::exactly_once::Chance;
 use crate::pushes;
+use crate::wire::At;
 
 const CLIENTS: u64 = 6;
 const KILLS: u32 = 20;
+const LOST: u32 = 20;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn audit_survives_kill() {
@@ -26,6 +28,21 @@ async fn audit_survives_kill() {
         tokio::time::sleep(Duration::from_micros(chance.next() % 200_000)).await;
         cluster.kill_9(0).await;
         cluster.restart_server(0).await;
+    }
+    askers.made_since_now(CLIENTS).await;
+    askers.stop().await.assert_recorded_exactly_once(&cluster).await;
+}
+
+/// Of units of work, of the sink and of jobs, as they come by: PostgreSQL has committed, and nobody is told.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn audit_survives_lost_commits() {
+    let Some(mut cluster) = Cluster::migrated().await else { return };
+    cluster.add_wire().await;
+    let cluster = serve(cluster).await;
+    let askers = Askers::start(&cluster).await;
+    for _ in 0..LOST {
+        drop(cluster.wire(0).hold("COMMIT", At::Answer).sprung().await);
+        askers.made_since_now(1).await;
     }
     askers.made_since_now(CLIENTS).await;
     askers.stop().await.assert_recorded_exactly_once(&cluster).await;
@@ -53,9 +70,12 @@ async fn survive_outage(outage: Duration) {
     askers.stop().await.assert_recorded_exactly_once(&cluster).await;
 }
 
-/// One server, whose limits on rates are not what is looked at here.
 async fn start() -> Option<Cluster> {
-    let mut cluster = Cluster::migrated().await?;
+    Some(serve(Cluster::migrated().await?).await)
+}
+
+/// Starts one server, whose limits on rates are not what is looked at here.
+async fn serve(mut cluster: Cluster) -> Cluster {
     cluster.run(&["keys", "init"]).await;
     for limit in
         ["PGA__LIMITS__REQUESTS_PER_MINUTE_PER_ADDRESS", "PGA__LIMITS__REQUESTS_PER_MINUTE_PER_PRINCIPAL"]
@@ -63,7 +83,7 @@ async fn start() -> Option<Cluster> {
         cluster.settings().insert(limit, "1000000".into());
     }
     cluster.spawn_all(1).await;
-    Some(cluster)
+    cluster
 }
 
 /// Clients that each make one request after another, of every kind in turn, and never the same again.

@@ -36,8 +36,8 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 /// stored their event after, and it is in the first seal of them in any case.
 ///
 /// # Limits
-/// Stop the servers' sealing before, not the servers: those that store events meanwhile wait for the transaction. The pool has
-/// to belong to the owner of the tables. An event that was lost and comes back later out of a server's spill is sealed in the
+/// Servers may run: none of them seals while there is a gap, and those that store events meanwhile wait for the transaction. The pool
+/// has to belong to the owner of the tables. An event that was lost and comes back later out of a server's spill is sealed in the
 /// new log, beside the record that says it was lost.
 #[derive(Clone, Debug)]
 pub struct AuditRecovery {

@@ -229,7 +229,7 @@ impl AuditWitnesses {
             let note = SignedNote::new(text.clone(), (*line).clone());
             note.is_ok_and(|note| note.verify(&keys, &*self.ed25519).is_ok())
         };
-        own.filter(verifies).last().cloned()
+        own.filter(verifies).next_back().cloned()
     }
 }
 
