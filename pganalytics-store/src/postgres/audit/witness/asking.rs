@@ -224,12 +224,12 @@ impl AuditWitnesses {
         let keys = VerifierKeys::new([witness.key().clone()]).ok()?;
         let text = checkpoint.note().unverified_text();
         let lines = checkpoint.note().signatures().iter();
-        let own = lines.filter(|line| line.name == *witness.key_name() && line.id == witness.key().id());
+        let mut own = lines.filter(|line| line.name == *witness.key_name() && line.id == witness.key().id());
         let verifies = |line: &&NoteSignature| {
             let note = SignedNote::new(text.clone(), (*line).clone());
             note.is_ok_and(|note| note.verify(&keys, &*self.ed25519).is_ok())
         };
-        own.filter(verifies).next_back().cloned()
+        own.find(verifies).cloned()
     }
 }
 
