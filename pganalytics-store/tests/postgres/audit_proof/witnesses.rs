@@ -166,7 +166,7 @@ async fn witness_that_is_away_delays_nothing_but_its_cosignature() {
     let report = report(&log, &others, 2).await;
     assert!(report.is_clean(), "{report}");
     assert_eq!(report.eras[0].cosigned.as_ref().unwrap().size, 40);
-    assert_eq!(findings_recorded(&log).await, [] as [String; 0]);
+    assert!(findings_recorded(&log).await.is_empty());
 }
 
 /// Who holds database, anchor and the key of the log can make another history that is whole.
@@ -239,4 +239,21 @@ async fn log_that_was_restored_or_forked_learns_it_from_its_witness_and_records_
     restored.seal().await;
     let sealed = restored.published(1).await.unverified().size();
     assert!(sealed > TreeSize(40), "sealing goes on, with what was found: {sealed}");
+}
+
+#[tokio::test]
+async fn cosigned_checkpoint_that_is_damaged_or_not_cosigned_is_named() {
+    let Some(log) = ProvedLog::sealed().await else { return };
+    let witness = [Other::of(&log, "one.example").await];
+    let path = ProvedLog::path("era-1/checkpoint.cosigned");
+    let not_cosigned = log.published(1).await.to_string();
+    for (object, is_named) in [
+        ("junk".to_owned(), (|fault| matches!(fault, LogFault::Tiles { .. })) as fn(&LogFault) -> bool),
+        (not_cosigned, |fault| matches!(fault, LogFault::Untrusted { size: 30, .. })),
+    ] {
+        log.target.put(&path, object.into(), PutMode::Overwrite).await.unwrap();
+        let report = report(&log, &witness, 1).await;
+        assert!(faults(&report).iter().any(is_named), "{report}");
+    }
+    assert!(log.verify().await.is_clean(), "who demands no witnesses does not look");
 }

@@ -1,9 +1,12 @@
+use std::sync::Arc;
+
 use chrono::{DateTime, TimeDelta, Utc};
-use pganalytics_core::tlog::{SignedCheckpoint, VerifiedCheckpoint};
+use pganalytics_core::backup::BackupTarget;
+use pganalytics_core::tlog::{CheckpointPolicy, SignedCheckpoint, TileReader, VerifiedCheckpoint};
 use serde::Serialize;
 
 use super::AuditVerifyError;
-use super::era::{EraLog, tiles_fault};
+use super::era::{EraLog, prefix_of, tiles_fault};
 use super::log_fault::LogFault;
 use super::trust::AuditTrust;
 
@@ -21,19 +24,43 @@ pub struct CosignedPart {
     pub witnesses: Vec<String>,
 }
 
+/// What is to be shown of a log: the checkpoint with cosignatures, and whose are demanded.
+pub(super) struct Demanded {
+    policy: CheckpointPolicy,
+    cosigned: Result<Option<SignedCheckpoint>, LogFault>,
+}
+
+impl Demanded {
+    /// Reads what is cosigned of an era; nothing if no witnesses are demanded. To be done before it is read what is published,
+    /// so that a log which goes on meanwhile does not look as if it were cut off.
+    pub(super) async fn read(
+        target: &Arc<dyn BackupTarget>,
+        trust: &AuditTrust,
+        era: i16,
+    ) -> Result<Option<Self>, AuditVerifyError> {
+        let Some(policy) = trust.cosigned_policy(era)? else { return Ok(None) };
+        let reader = TileReader::new(Arc::clone(target)).with_prefix(prefix_of(era));
+        let cosigned = match reader.cosigned().await {
+            Ok(cosigned) => Ok(cosigned),
+            Err(error) => Err(tiles_fault(error)?),
+        };
+        Ok(Some(Self { policy, cosigned }))
+    }
+}
+
 impl EraLog {
     /// Checks that as many witnesses as are demanded have cosigned this log, and not another history of it.
     pub(super) async fn check_cosigned(
         &mut self,
         trust: &AuditTrust,
+        Demanded { policy, cosigned }: Demanded,
         now: DateTime<Utc>,
     ) -> Result<Vec<LogFault>, AuditVerifyError> {
-        let Some(policy) = trust.cosigned_policy(self.era)? else { return Ok(Vec::new()) };
-        let cosigned = match self.reader.cosigned().await {
-            Ok(cosigned) => cosigned,
-            Err(error) => return tiles_fault(error).map(|fault| vec![fault]),
-        };
         let mut faults = Vec::new();
+        let cosigned = cosigned.unwrap_or_else(|fault| {
+            faults.push(fault);
+            None
+        });
         if let Some(cosigned) = cosigned {
             match cosigned.verify(&policy, trust.ed25519()) {
                 Ok(verified) => faults.extend(self.compare(&cosigned, &verified).await?),

@@ -8,6 +8,7 @@ use pganalytics_core::tlog::{SignedCheckpoint, TileReader};
 use sqlx::PgConnection;
 
 use super::AuditVerifyError;
+use super::cosigned::Demanded;
 use super::era::{EraLog, prefix_of, tiles_fault};
 use super::finding::Finding;
 use super::findings::Findings;
@@ -192,9 +193,12 @@ impl AuditVerifier {
             let origin = self.trust.origin(era.era);
             let closed = gaps.iter().rev().flatten().find_map(|gap| gap.log(&origin));
             let stored = (era, closed.cloned());
+            let demanded = Demanded::read(&self.target, &self.trust, era.era).await?;
             let mut log = EraLog::open(connection, &self.target, &self.trust, stored, findings).await?;
-            for fault in log.check_cosigned(&self.trust, self.clock.now()).await? {
-                findings.add(Finding::Log { era: era.era, fault });
+            if let Some(demanded) = demanded {
+                for fault in log.check_cosigned(&self.trust, demanded, self.clock.now()).await? {
+                    findings.add(Finding::Log { era: era.era, fault });
+                }
             }
             logs.push(log);
         }

@@ -1,7 +1,5 @@
 use pganalytics_core::error::Retry;
-use pganalytics_core::tlog::{
-    AmbiguousKey, InvalidNote, InvalidSignedCheckpoint, TileReadError, TileStoreError,
-};
+use pganalytics_core::tlog::{InvalidNote, InvalidSignedCheckpoint, TileReadError, TileStoreError};
 
 use crate::postgres::StoreError;
 
@@ -9,9 +7,6 @@ use crate::postgres::StoreError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuditWitnessError {
-    /// Keys of witnesses cannot be told apart.
-    #[error(transparent)]
-    Keys(#[from] AmbiguousKey),
     /// The database could not answer.
     #[error("the database could not answer")]
     Store(#[from] StoreError),
