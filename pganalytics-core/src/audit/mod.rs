@@ -4,7 +4,6 @@ mod change;
 mod event;
 #[cfg(feature = "tlog")]
 mod event_proof;
-mod json_line;
 mod leaf;
 mod memory;
 #[cfg(feature = "tlog")]

@@ -76,7 +76,7 @@ pub(super) fn encode(events: &[AuditEvent]) -> Encoded {
         let frame = *open.get_or_insert_with(|| Open::begin(&mut encoded.bytes, event));
         let line = encoded.bytes.len();
         // JSON has no raw newlines, and nobody looks at it on a terminal.
-        event.write_json(&mut encoded.bytes);
+        serde_json::to_writer(&mut encoded.bytes, event).expect("every part of an event is JSON");
         encoded.bytes.push(b'\n');
         let too_deep = event.changes.as_ref().is_some_and(exact::is_too_deep);
         if encoded.bytes.len() - line > EVENT_MAX || too_deep {
