@@ -262,6 +262,7 @@ fn assemble(
         Arc::new(LocalAuthProvider::new(local, users.clone(), Arc::clone(&passwords), Arc::clone(&clock)));
     let keys = Arc::new(KeySet::new(Arc::clone(&signer), Arc::clone(&clock), KeySetConfig::default()));
     let cookies = Cookies::new(config.http.public_url.scheme() == "https");
+    let (of_api, of_collectors) = (verifier(&config, API_AUDIENCE), verifier(&config, COLLECTOR_AUDIENCE));
     let identity = Arc::new(Identity::new(IdentityServices {
         clock: Arc::clone(&clock),
         freshness: freshness.clone(),
@@ -270,16 +271,8 @@ fn assemble(
         users: users.clone(),
         sessions: sessions.clone(),
         tokens: tokens.clone(),
-        access_tokens: AccessTokenVerifier::new(
-            Arc::clone(&keys),
-            Arc::clone(&clock),
-            verifier(&config, API_AUDIENCE),
-        ),
-        collector_tokens: CollectorTokenVerifier::new(
-            Arc::clone(&keys),
-            Arc::clone(&clock),
-            verifier(&config, COLLECTOR_AUDIENCE),
-        ),
+        access_tokens: AccessTokenVerifier::new(Arc::clone(&keys), Arc::clone(&clock), of_api),
+        collector_tokens: CollectorTokenVerifier::new(Arc::clone(&keys), Arc::clone(&clock), of_collectors),
         legacy_collector_tokens: legacy_verifier(&config, &clock)?,
     }));
     Ok(Arc::new(Services {
