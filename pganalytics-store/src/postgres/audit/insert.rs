@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 
 use pganalytics_core::audit::AuditEvent;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::commitment::Committed;
 use super::row::{EVENT_COLUMNS, PERSONAL_COLUMNS, Record, bounded, salts};
@@ -24,6 +25,18 @@ pub(in crate::postgres) fn insert(
         statements.then("INSERT INTO audit_personal (").sql(PERSONAL_COLUMNS).sql(") VALUES ");
         statements.rows(&personal, |statements, record| put_personal(statements, record));
     }
+    Ok(pending)
+}
+
+/// Stores events in a transaction that goes on. What it yields is to be settled once that is committed.
+pub(super) async fn store_events(
+    connection: &mut PgConnection,
+    writer: &AuditWriter,
+    events: &[AuditEvent],
+) -> Result<PendingNumbers, StoreError> {
+    let mut statements = Statements::beginning_with("");
+    let pending = insert(&mut statements, writer, events)?;
+    sqlx::raw_sql(AssertSqlSafe(statements.into_sql())).execute(connection).await?;
     Ok(pending)
 }
 

@@ -12,7 +12,7 @@ use pganalytics_core::tlog::{
 };
 use sqlx::AssertSqlSafe;
 
-use super::super::insert::insert;
+use super::super::insert::store_events;
 use super::super::verify::prefix_of;
 use super::checksums::Checksums;
 use super::gather::{Batch, gather, leaves_of};
@@ -21,7 +21,6 @@ use super::place::{LastSeal, Place, begin_first, seen_before};
 use super::sign::sign;
 use super::{AuditSealError, AuditSealStatus};
 use crate::postgres::Database;
-use crate::postgres::unit_of_work::Statements;
 
 /// As many leaves as one seal covers unless said otherwise.
 const LEAVES_MAX: usize = 16_384;
@@ -278,9 +277,8 @@ impl AuditSealer {
         }
         let mut numbers = None;
         if !seal.findings.is_empty() {
-            let mut statements = Statements::beginning_with("");
-            numbers = Some(insert(&mut statements, self.database.audit_writer(), &seal.findings)?);
-            sqlx::raw_sql(AssertSqlSafe(statements.into_sql())).execute(&mut *transaction).await?;
+            let writer = self.database.audit_writer();
+            numbers = Some(store_events(&mut transaction, writer, &seal.findings).await?);
         }
         transaction.commit().await?;
         if let Some(mut numbers) = numbers {

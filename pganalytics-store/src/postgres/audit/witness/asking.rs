@@ -12,15 +12,13 @@ use pganalytics_core::tlog::{
     AskWitnessError, AuthenticTree, Ed25519Verifier, KnownWitness, NoteKeyName, NoteSignature,
     SignedCheckpoint, SignedNote, TileStore, TreeSize, VerifierKeys, WitnessOutcome,
 };
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgTransaction;
 
-use super::super::insert::insert;
+use super::super::insert::store_events;
 use super::super::verify::prefix_of;
 use super::AuditWitnessError;
 use super::standing::{self, witness_standings};
 use crate::postgres::Database;
-use crate::postgres::unit_of_work::Statements;
 
 /// Asks other servers to cosign the checkpoints of this log, so that it cannot show two histories unnoticed.
 ///
@@ -201,9 +199,7 @@ impl AuditWitnesses {
         if findings.is_empty() {
             return Ok(transaction.commit().await?);
         }
-        let mut statements = Statements::beginning_with("");
-        let mut numbers = insert(&mut statements, self.database.audit_writer(), findings)?;
-        sqlx::raw_sql(AssertSqlSafe(statements.into_sql())).execute(&mut *transaction).await?;
+        let mut numbers = store_events(&mut transaction, self.database.audit_writer(), findings).await?;
         transaction.commit().await?;
         numbers.settle();
         Ok(())
