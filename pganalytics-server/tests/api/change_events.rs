@@ -276,3 +276,13 @@ async fn every_mutating_route_has_a_change_event() {
         }
     }
 }
+
+#[tokio::test]
+async fn every_action_of_a_route_is_documented() {
+    const VOCABULARY: &str = include_str!("../../../docs/AUDIT_LOGGING.md");
+    let Some(server) = TestServer::start().await else { return };
+    let (_, _, routes) = api::router(&server.app);
+    let actions = routes.iter().filter_map(|route| Some(route.mutation.as_ref()?.action));
+    let missing: Vec<&str> = actions.filter(|action| !VOCABULARY.contains(&format!("`{action}`"))).collect();
+    assert!(missing.is_empty(), "name them in docs/AUDIT_LOGGING.md: {missing:?}");
+}
