@@ -13,7 +13,7 @@ use pganalytics_core::keys::{
 use pganalytics_core::secret::SecretBytes;
 
 use crate::envelope::key_ring::KeyRing;
-use crate::envelope::layout::{AssociatedData, Opener, SealedParts, Sealer, header};
+use crate::envelope::layout::{AssociatedData, OVERHEAD_BYTES, Opener, SealedParts, Sealer, header};
 use crate::envelope::purpose::Unusable;
 use crate::envelope::{DataKeys, EnvelopeConfig, EnvelopeError};
 use crate::suite::KcXaes256Gcm;
@@ -122,15 +122,23 @@ impl FieldCipher for EnvelopeFieldCipher {
         let ciphers = self.ciphers(active.into_iter()).await?;
         let mut sealers = ciphers.sealers()?;
         let mut associated_data = AssociatedData::default();
-        let mut ciphertexts = Vec::with_capacity(requests.len());
+        // One buffer for all: asking for many small ones takes longer than sealing some bytes.
+        let bytes = requests.iter().map(|request| request.value.len() + OVERHEAD_BYTES).sum();
+        let (mut sealed, mut ends) = (Vec::with_capacity(bytes), Vec::with_capacity(requests.len()));
         for SealRequest { field, row, value } in requests {
             let sealer = sealers.iter_mut().find(|(purpose, _)| *purpose == field.purpose);
             let (_, sealer) = sealer.expect("there is one for each purpose of the batch");
             let place = associated_data.of(field, sealer.version(), *row);
-            let sealed = sealer.seal(place, value);
-            let sealed =
-                sealed.map_err(|error| FieldCipherError::Backend(BackendError::never(NAME, error)))?;
-            ciphertexts.push(Ciphertext(Bytes::from(sealed)));
+            sealer
+                .seal(place, value, &mut sealed)
+                .map_err(|error| FieldCipherError::Backend(BackendError::never(NAME, error)))?;
+            ends.push(sealed.len());
+        }
+        let (sealed, mut start) = (Bytes::from(sealed), 0);
+        let mut ciphertexts = Vec::with_capacity(ends.len());
+        for end in ends {
+            ciphertexts.push(Ciphertext(sealed.slice(start..end)));
+            start = end;
         }
         Ok(ciphertexts)
     }

@@ -75,17 +75,22 @@ impl<'a> Sealer<'a> {
         self.version
     }
 
-    pub(super) fn seal(&mut self, associated_data: &[u8], value: &[u8]) -> Result<Vec<u8>, SealError> {
+    /// Appends a sealed value.
+    pub(super) fn seal(
+        &mut self,
+        associated_data: &[u8],
+        value: &[u8],
+        sealed: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
         let rest = self.next_rest();
-        let mut sealed = Vec::with_capacity(value.len() + OVERHEAD_BYTES);
         sealed.extend_from_slice(&header(self.version));
         sealed.extend_from_slice(&self.prefix);
         sealed.extend_from_slice(&rest);
+        let start = sealed.len();
         sealed.extend_from_slice(value);
-        let in_out = &mut sealed[HEADER_BYTES + NONCE_BYTES..];
-        let tag = self.key.seal_in_place(rest, associated_data, in_out)?;
+        let tag = self.key.seal_in_place(rest, associated_data, &mut sealed[start..])?;
         sealed.extend_from_slice(&tag);
-        Ok(sealed)
+        Ok(())
     }
 
     fn next_rest(&mut self) -> NonceRest {
@@ -171,7 +176,11 @@ mod tests {
         let cipher = KcXaes256Gcm::new(&[7; 32]);
         let mut sealer = Sealer::new(DataKeyVersion::FIRST, &cipher);
         sealer.next = (1 << 96) - 1;
-        let [last, first] = [0, 1].map(|_| sealer.seal(b"place", b"value").expect("it is short"));
+        let [last, first] = [0, 1].map(|_| {
+            let mut sealed = Vec::new();
+            sealer.seal(b"place", b"value", &mut sealed).expect("it is short");
+            sealed
+        });
         for (sealed, rest) in [(last, [0xff; 12]), (first, [0; 12])] {
             let parts = SealedParts::parse(&sealed).expect("it is a sealed value");
             assert_eq!(halves(parts.nonce), (sealer.prefix, rest));
