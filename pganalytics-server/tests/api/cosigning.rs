@@ -80,7 +80,7 @@ impl Pair {
     async fn seal(&self) {
         let sealer = &self.log.app.audit_log.as_ref().unwrap().sealer;
         let is_sealed = async || {
-            self.log.recorded("none").await;
+            self.log.all_recorded().await;
             sealer.seal().await.unwrap();
             self.log.number("SELECT unsealed_events FROM audit_seal_lag").await == 0
         };

@@ -207,14 +207,19 @@ impl TestServer {
         }
     }
 
-    /// The events of a request itself, in order of time, once everything that waits on disk is delivered.
+    /// The events of a request itself, in order of time.
     pub(crate) async fn recorded(&self, request_id: &str) -> Vec<AuditEvent> {
-        let sink = self.app.audit.as_ref().expect("requests are recorded");
-        let is_empty = async || sink.status().sinks.iter().all(|sink| sink.backlog_events == 0);
-        assert!(wait_until(LIMIT, is_empty).await, "{:?}", sink.status());
+        self.all_recorded().await;
         let mut events = self.events_of(request_id).await;
         events.retain(|event| !is_change(event));
         events
+    }
+
+    /// Waits until everything that waits on disk is delivered.
+    pub(crate) async fn all_recorded(&self) {
+        let sink = self.app.audit.as_ref().expect("requests are recorded");
+        let is_empty = async || sink.status().sinks.iter().all(|sink| sink.backlog_events == 0);
+        assert!(wait_until(LIMIT, is_empty).await, "{:?}", sink.status());
     }
 
     /// The actions of the changes that a request made.
