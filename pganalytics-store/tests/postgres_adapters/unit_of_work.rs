@@ -15,7 +15,7 @@ use pganalytics_store::postgres::{
 };
 use pganalytics_testkit::{TestDatabase, wait_until};
 use serde_json::json;
-use sqlx::{Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
 use crate::common;
 use crate::proxy::Proxy;
@@ -128,6 +128,38 @@ async fn commit_makes_effect_events_messages_and_reply_together() {
         other => panic!("not replayed: {other:?}"),
     }
     assert!(matches!(begin(&database, &key, &fingerprint("other")).await, Begun::Mismatch));
+}
+
+#[tokio::test]
+async fn no_setting_changes_what_is_stored() {
+    let Some((test, database)) = database().await else { return };
+    let settings = "ALTER DATABASE \"{name}\" SET standard_conforming_strings = off; \
+        ALTER DATABASE \"{name}\" SET backslash_quote = on; ALTER DATABASE \"{name}\" SET bytea_output = escape";
+    let name: String =
+        sqlx::query_scalar("SELECT current_database()").fetch_one(database.pool()).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(settings.replace("{name}", &name))).execute(database.pool()).await.unwrap();
+    let database = Database::connect(&PostgresConfig::new(test.url())).await.unwrap();
+    let set: String =
+        sqlx::query_scalar("SHOW standard_conforming_strings").fetch_one(database.pool()).await.unwrap();
+    assert_eq!(set, "off");
+
+    let (key, body) = (key(r"\'; --"), fingerprint("body"));
+    let mut unit = fresh(&database, &key, &body).await;
+    let printable: String = (' '..='~').collect();
+    let texts =
+        [printable, (1..=0x20_u8).map(char::from).collect(), r"\\x00'\'".into(), "é漢💥\u{202e}".into()];
+    let events: Vec<AuditEvent> = texts.iter().map(|text| event("effect.create", text)).collect();
+    events.iter().for_each(|event| unit.record(event.clone()));
+    let reply = response(texts.concat());
+    unit.commit_with(&reply.clone().into(), DAY).await.unwrap();
+
+    let mut stored = self::events(&database).await;
+    stored.sort_by_key(|event| event.id.0);
+    assert_eq!(stored, events);
+    match begin(&database, &key, &body).await {
+        Begun::Replay(replayed) => assert_eq!(replayed, reply),
+        other => panic!("not replayed: {other:?}"),
+    }
 }
 
 #[tokio::test]

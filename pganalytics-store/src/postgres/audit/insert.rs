@@ -66,26 +66,24 @@ fn put_event(statements: &mut Statements, record: &Record<'_>, writer: &AuditWri
 fn put_personal(statements: &mut Statements, record: &Record<'_>) {
     let [name, address, agent, changes] = &record.personal;
     statements.time(record.key.at).sql(",").uuid(record.key.id).sql(",");
-    put_text(statements, name.as_ref(), ",");
+    put_text(statements, name.as_ref());
     statements.sql(",");
     match (address, record.address) {
-        (Some(field), Some(address)) => {
-            statements.text(&address.to_string()).sql("::inet,").bytes(&field.salt)
-        }
+        (Some(field), Some(address)) => statements.text(&address.to_string()).sql(",").bytes(&field.salt),
         _ => statements.sql("NULL,NULL"),
     };
     statements.sql(",");
-    put_text(statements, agent.as_ref(), ",");
+    put_text(statements, agent.as_ref());
     statements.sql(",");
-    put_text(statements, changes.as_ref(), "::json,");
+    put_text(statements, changes.as_ref());
 }
 
-fn put_text(statements: &mut Statements, field: Option<&Committed<'_>>, then: &'static str) {
+fn put_text(statements: &mut Statements, field: Option<&Committed<'_>>) {
     match field {
         None => statements.sql("NULL,NULL"),
         Some(Committed { value, salt, .. }) => {
             let text = std::str::from_utf8(value).expect("the field is a text");
-            statements.text(text).sql(then).bytes(salt)
+            statements.text(text).sql(",").bytes(salt)
         }
     };
 }

@@ -5,8 +5,9 @@ use uuid::Uuid;
 
 /// Statements that are sent in one message, and so in one round trip. PostgreSQL takes no parameters there.
 ///
-/// Whatever comes from outside is written in hexadecimal digits, so that no setting of the server and no
-/// character in it can make it anything but a value.
+/// Whatever comes from outside is an escape string constant (PostgreSQL documentation, 4.1.2.2), whose meaning no setting of
+/// the server changes. Only what is printable in ASCII stands for itself there, and neither a quote nor a backslash. It has
+/// no type of its own: the column, or the other side of an operator, decides what it is.
 #[derive(Debug)]
 pub(in crate::postgres) struct Statements(String);
 
@@ -29,19 +30,26 @@ impl Statements {
     }
 
     pub(in crate::postgres) fn bytes(&mut self, value: &[u8]) -> &mut Self {
-        self.0.push_str("decode('");
+        self.0.push_str(r"E'\\x");
         self.0.push_str(&hex::encode(value));
-        self.0.push_str("','hex')");
-        self
+        self.sql("'")
     }
 
     pub(in crate::postgres) fn text(&mut self, value: &str) -> &mut Self {
-        // The name of an encoding has a collation of its own, under which no index on text would be used.
-        self.decoded(value).sql(" COLLATE \"default\"")
+        self.0.push_str("E'");
+        for character in value.chars() {
+            match character {
+                // PostgreSQL refuses this as a character that no text has, and the form below as wrong syntax.
+                '\0' => self.0.push_str(r"\x00"),
+                ' '..='~' if !matches!(character, '\'' | '\\') => self.0.push(character),
+                other => write!(self.0, r"\U{:08X}", u32::from(other)).expect("a string takes everything"),
+            }
+        }
+        self.sql("'")
     }
 
     pub(in crate::postgres) fn json(&mut self, value: &serde_json::Value) -> &mut Self {
-        self.decoded(&value.to_string()).sql("::jsonb")
+        self.text(&value.to_string())
     }
 
     pub(in crate::postgres) fn integer(&mut self, value: i64) -> &mut Self {
@@ -50,12 +58,12 @@ impl Statements {
     }
 
     pub(in crate::postgres) fn uuid(&mut self, value: Uuid) -> &mut Self {
-        self.display(format_args!("'{value}'::uuid"))
+        self.display(format_args!("'{value}'"))
     }
 
     pub(in crate::postgres) fn time(&mut self, value: DateTime<Utc>) -> &mut Self {
         let text = value.to_rfc3339_opts(SecondsFormat::Micros, true);
-        self.display(format_args!("'{text}'::timestamptz"))
+        self.display(format_args!("'{text}'"))
     }
 
     /// The value as `write` writes it, or NULL.
@@ -112,10 +120,6 @@ impl Statements {
         self.0
     }
 
-    fn decoded(&mut self, value: &str) -> &mut Self {
-        self.sql("convert_from(").bytes(value.as_bytes()).sql(",'UTF8')")
-    }
-
     fn display(&mut self, value: impl Display) -> &mut Self {
         write!(self.0, "{value}").expect("a string takes everything");
         self
@@ -129,9 +133,10 @@ mod tests {
     #[test]
     fn values_cannot_leave_their_place() {
         let mut statements = Statements::beginning_with("BEGIN");
-        statements.then("SELECT ").text("'; DROP TABLE users; --\\'").sql(", ").bytes(b"');");
-        let sql = statements.into_sql();
-        assert!(!sql.contains("DROP") && !sql.contains('\\'), "{sql}");
-        assert_eq!(sql.matches(';').count(), 1);
+        statements.then("SELECT ").text("'; DROP TABLE users; --\\'\0\n💥").sql(",").bytes(b"');");
+        assert_eq!(
+            statements.into_sql(),
+            r"BEGIN;SELECT E'\U00000027; DROP TABLE users; --\U0000005C\U00000027\x00\U0000000A\U0001F4A5',E'\\x27293b'"
+        );
     }
 }
