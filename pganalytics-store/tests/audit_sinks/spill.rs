@@ -143,6 +143,19 @@ async fn what_was_not_delivered_is_delivered_by_the_next_process() {
 }
 
 #[tokio::test]
+async fn enough_events_wait_for_no_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = SpillConfig::new(folder.path()).with_batch(1000, Duration::from_secs(3600)).with_enough(10);
+    let sink = open(config, memory());
+    let _running = run(&sink);
+    let is_delivered = async || {
+        sink.append(&[event(1)]).await.unwrap();
+        sink.status().sinks[0].drained_events >= 100
+    };
+    assert!(wait_until(LIMIT, is_delivered).await, "{:?}", sink.status());
+}
+
+#[tokio::test]
 async fn a_restart_resumes_where_the_last_one_was() {
     let folder = tempfile::tempdir().unwrap();
     let sink = open(quick(folder.path()), memory());

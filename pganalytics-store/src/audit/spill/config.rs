@@ -23,6 +23,9 @@ pub struct SpillConfig {
     pub batch: usize,
     /// How long an event waits for others to be delivered with: 100 ms unless told otherwise.
     pub linger: Duration,
+    /// How many events wait for no others: 100 unless told otherwise. Storing these takes a database a few milliseconds, in
+    /// which the requests of others wait.
+    pub enough: usize,
     /// The longest that a call of a sink takes, 30 seconds unless told otherwise. Its outcome is unknown then, and the events
     /// are sent again.
     pub deadline: Duration,
@@ -62,6 +65,7 @@ impl SpillConfig {
             sync: SpillSync::default(),
             batch: 1000,
             linger: Duration::from_millis(100),
+            enough: 100,
             deadline: Duration::from_secs(30),
             backoff: Duration::from_millis(200),
             max_backoff: Duration::from_secs(30),
@@ -87,6 +91,12 @@ impl SpillConfig {
     #[must_use]
     pub fn with_batch(self, batch: usize, linger: Duration) -> Self {
         Self { batch: batch.max(1), linger, ..self }
+    }
+
+    /// Sets how many events wait for no others, at least one.
+    #[must_use]
+    pub fn with_enough(self, enough: usize) -> Self {
+        Self { enough: enough.max(1), ..self }
     }
 
     /// Sets the longest that a call of a sink takes.

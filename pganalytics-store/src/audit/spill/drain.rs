@@ -37,7 +37,9 @@ pub(super) struct Drain {
 enum Next {
     /// There is more.
     Step,
-    /// There may be more by then.
+    /// There are a few events, which wait for others.
+    Gather,
+    /// The sink is to have a rest.
     After(Duration),
     /// There is nothing.
     Wait,
@@ -68,10 +70,11 @@ impl Drain {
             let pause = async {
                 match next {
                     Next::Step => {}
+                    Next::Gather => spill.gathered().await,
                     Next::After(pause) => sleep(pause).await,
                     Next::Wait => {
                         spill.woken(index).await;
-                        sleep(spill.config.linger).await;
+                        spill.gathered().await;
                     }
                 }
             };
@@ -93,7 +96,7 @@ impl Drain {
             let waiting = self.spill.backlog(self.index).events;
             return Ok(match waiting {
                 0 => Next::Wait,
-                few if few < self.spill.config.batch as u64 => Next::After(self.spill.config.linger),
+                few if few < self.spill.config.enough as u64 => Next::Gather,
                 _ => Next::Step,
             });
         }

@@ -10,6 +10,7 @@ use pganalytics_core::ids::EventId;
 use pganalytics_core::random::{Random, RandomExt};
 use serde_json::json;
 use tokio::sync::Notify;
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::NAME;
@@ -39,6 +40,8 @@ pub(super) struct Spill {
     queues: Mutex<Vec<Arc<Queue>>>,
     commit: Arc<GroupCommit>,
     wakers: Vec<Notify>,
+    /// Tells whoever gathers events that enough came.
+    enough: Notify,
     pub(super) counts: Counts,
 }
 
@@ -67,6 +70,7 @@ impl Spill {
             instance: random.uuid_v7(&*clock),
             states: sinks.iter().map(SinkState::new).collect(),
             wakers: sinks.iter().map(|_| Notify::new()).collect(),
+            enough: Notify::new(),
             config,
             clock,
             random,
@@ -178,6 +182,14 @@ impl Spill {
         self.wakers[sink].notified().await;
     }
 
+    /// Waits until enough events came to be delivered together, or for so long that they are not to wait any more.
+    pub(super) async fn gathered(&self) {
+        tokio::select! {
+            () = self.enough.notified() => {}
+            () = sleep(self.config.linger) => {}
+        }
+    }
+
     /// Whether what came last could be recorded.
     pub(super) fn is_recording(&self) -> bool {
         self.lock_writer().dropped.events == 0
@@ -217,8 +229,16 @@ impl Spill {
             }
         };
         let ticket = (!written.files.is_empty()).then(|| self.commit.note(&written.files));
+        writer.gathering += encoded.events;
+        let is_enough = writer.gathering >= self.config.enough as u64;
+        if is_enough {
+            writer.gathering = 0;
+        }
         drop(writer);
         self.wake();
+        if is_enough {
+            self.enough.notify_waiters();
+        }
         Ok(ticket)
     }
 

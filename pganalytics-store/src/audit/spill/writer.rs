@@ -17,6 +17,8 @@ use super::target::Sink;
 pub(super) struct Writer {
     queue: Option<Arc<Queue>>,
     segment: Option<Active>,
+    /// How many events came since there were enough to be delivered.
+    pub(super) gathering: u64,
     pub(super) dropped: Dropped,
 }
 
