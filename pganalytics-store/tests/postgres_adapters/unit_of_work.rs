@@ -135,10 +135,11 @@ async fn no_setting_changes_what_is_stored() {
     let Some((test, database)) = database().await else { return };
     let settings = "ALTER DATABASE \"{name}\" SET standard_conforming_strings = off; \
         ALTER DATABASE \"{name}\" SET backslash_quote = on; ALTER DATABASE \"{name}\" SET bytea_output = escape";
-    let name: String =
-        sqlx::query_scalar("SELECT current_database()").fetch_one(database.pool()).await.unwrap();
-    sqlx::raw_sql(AssertSqlSafe(settings.replace("{name}", &name))).execute(database.pool()).await.unwrap();
-    let database = Database::connect(&PostgresConfig::new(test.url())).await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(settings.replace("{name}", test.name())))
+        .execute(database.pool())
+        .await
+        .unwrap();
+    let database = Database::connect(&PostgresConfig::new(test.url().to_owned())).await.unwrap();
     let set: String =
         sqlx::query_scalar("SHOW standard_conforming_strings").fetch_one(database.pool()).await.unwrap();
     assert_eq!(set, "off");
@@ -148,7 +149,8 @@ async fn no_setting_changes_what_is_stored() {
     let printable: String = (' '..='~').collect();
     let texts =
         [printable, (1..=0x20_u8).map(char::from).collect(), r"\\x00'\'".into(), "é漢💥\u{202e}".into()];
-    let events: Vec<AuditEvent> = texts.iter().map(|text| event("effect.create", text)).collect();
+    let mut events: Vec<AuditEvent> = texts.iter().map(|text| event("effect.create", text)).collect();
+    events.sort_by_key(|event| event.id.0);
     events.iter().for_each(|event| unit.record(event.clone()));
     let reply = response(texts.concat());
     unit.commit_with(&reply.clone().into(), DAY).await.unwrap();
