@@ -1,5 +1,7 @@
 //! Audit events until they are committed, on a durable server: beside a bare COPY of the same rows into the same tables
-//! in the same transactions, and beside one INSERT a transaction, on one connection and on 64.
+//! in the same transactions, and beside one INSERT a transaction, on one connection and on 64. How many of these fit into a
+//! second is above all how long a commit takes, so both are also measured where each waits two milliseconds more for its disk,
+//! as it does for one across a network.
 
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,7 @@ use crate::sealing::Sealing;
 pub(crate) const NAME: &str = "audit_sink";
 const RAW_COPY: &str = "audit_sink/raw_copy";
 const INSERT: &str = "audit_sink/insert";
+const INSERT_2_MS: &str = "audit_sink/insert_2_ms_commit";
 const INSERT_64: &str = "audit_sink/insert_64_connections";
 
 const BATCH: usize = 1000;
@@ -32,7 +35,11 @@ const CONNECTIONS: usize = 64;
 
 /// Single INSERTs of a round, all connections together.
 const INSERTS: usize = 500;
+const INSERTS_2_MS: usize = 100;
 const INSERTS_64: usize = 6400;
+
+/// For the sessions of slow commits, as `options` of a connection.
+const SLOW: &str = "-c%20commit_delay=2000%20-c%20commit_siblings=0";
 
 const EVENT_COLUMNS: &str = "at, id, writer, writer_sequence, actor_kind, actor_id, actor_role, action, resource_type, \
     resource_id, outcome, reason, request_id, session_id, provider, actor_name_commitment, address_commitment, \
@@ -57,7 +64,11 @@ pub(crate) async fn run(rounds: u32) -> anyhow::Result<Vec<Summary>> {
     let sealing = Sealing::start().await?;
     database.audit_writer().authenticate(&sealing.cipher).await?;
     let sink = PostgresAuditSink::new(database.clone());
-    let (mut copy, mut insert, mut insert_64) = (Vec::new(), Vec::new(), Vec::new());
+    let slow = Database::connect(&PostgresConfig::new(slowly(&postgres.url()))).await?;
+    slow.audit_writer().authenticate(&sealing.cipher).await?;
+    let mut slow_connection = slow.direct().await?;
+    let slow_sink = PostgresAuditSink::new(slow);
+    let [mut copy, mut insert, mut insert_2_ms, mut insert_64] = [const { Vec::new() }; 4];
     // The first round warms up.
     for round in 0..=rounds {
         empty(&mut connection).await?;
@@ -69,6 +80,10 @@ pub(crate) async fn run(rounds: u32) -> anyhow::Result<Vec<Summary>> {
         empty(&mut connection).await?;
         let one = speed(INSERTS, insert_all(&mut connection, &events[..INSERTS])).await?;
         empty(&mut connection).await?;
+        let ours_slow = speed(events.len(), append_all(&slow_sink, &events)).await?;
+        empty(&mut connection).await?;
+        let one_slow = speed(INSERTS_2_MS, insert_all(&mut slow_connection, &events[..INSERTS_2_MS])).await?;
+        empty(&mut connection).await?;
         let shares = others.iter_mut().zip(events[..INSERTS_64].chunks(INSERTS_64 / CONNECTIONS));
         let inserting = try_join_all(shares.map(|(connection, share)| insert_all(connection, share)));
         let many = speed(INSERTS_64, async { inserting.await.map(drop) }).await?;
@@ -76,12 +91,14 @@ pub(crate) async fn run(rounds: u32) -> anyhow::Result<Vec<Summary>> {
         if round > 0 {
             copy.push(Round { ours, peer: raw });
             insert.push(Round { ours, peer: one });
+            insert_2_ms.push(Round { ours: ours_slow, peer: one_slow });
             insert_64.push(Round { ours, peer: many });
         }
     }
     Ok(vec![
         Summary::of(RAW_COPY, "events/s", Better::More, &copy),
         Summary::of(INSERT, "events/s", Better::More, &insert),
+        Summary::of(INSERT_2_MS, "events/s", Better::More, &insert_2_ms),
         Summary::of(INSERT_64, "events/s", Better::More, &insert_64),
     ])
 }
@@ -169,6 +186,11 @@ pub(crate) async fn insert_all(connection: &mut PgConnection, events: &[AuditEve
             .await?;
     }
     Ok(())
+}
+
+fn slowly(url: &str) -> String {
+    let separator = if url.contains('?') { '&' } else { '?' };
+    format!("{url}{separator}options={SLOW}")
 }
 
 /// The rows of each batch, as the sink wrote them.
