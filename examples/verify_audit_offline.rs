@@ -11,10 +11,11 @@
 //! to the root that was signed, the chain of anchored checkpoints, and that each event of the files is what the log has. An
 //! export has no salts, so of personal fields only those in proofs can be verified. A file that begins with the name of the log is
 //! a checkpoint that you kept from earlier, which the log must have as its beginning. Where keys followed each other, give all
-//! of them with commas between.
+//! of them with commas between. A key of a witness among them is demanded: it must have cosigned the history of the files, so
+//! that nobody was shown another one up to there.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::ops::Range;
@@ -31,8 +32,8 @@ use pganalytics_core::backup::{
 };
 use pganalytics_core::error::BackendError;
 use pganalytics_core::tlog::{
-    AuthenticTree, CheckpointPolicy, LogVerifier, SignedCheckpoint, TILE_WIDTH, TileKind, TilePath,
-    TileReader, TreeSize, VerifierKey,
+    AuthenticTree, CheckpointPolicy, InvalidPolicy, LogVerifier, NoteKeyKind, Origin, SignedCheckpoint,
+    TILE_WIDTH, TileKind, TilePath, TileReader, TreeSize, VerifierKey,
 };
 use pganalytics_crypto::ed25519::verify;
 use serde::Deserialize;
@@ -42,14 +43,39 @@ use uuid::Uuid;
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Verified {
     entries: u64,
+    /// So many of them are cosigned by the witnesses that are demanded.
+    cosigned: u64,
     anchors: u64,
     kept: u64,
     events: u64,
     personal_fields: u64,
 }
 
+/// Whom you believe.
+struct Trust {
+    log: CheckpointPolicy,
+    /// What is cosigned must be so by all of the witnesses.
+    cosigned: Option<CheckpointPolicy>,
+}
+
+impl Trust {
+    /// Believes a log that these keys sign, and demands each witness that has a key among them.
+    fn new(log: Origin, keys: Vec<VerifierKey>) -> Result<Self, InvalidPolicy> {
+        let (witnesses, keys): (Vec<_>, Vec<_>) =
+            keys.into_iter().partition(|key| key.kind() == NoteKeyKind::Cosignature);
+        let log = CheckpointPolicy::new(log, keys)?;
+        let names: HashSet<_> = witnesses.iter().map(|key| key.name().clone()).collect();
+        let cosigned = match names.len() {
+            0 => None,
+            quorum => Some(log.clone().with_witnesses(witnesses, quorum)?),
+        };
+        Ok(Self { log, cosigned })
+    }
+}
+
 /// Verifies a log, and the events of these files.
-async fn verify_log(policy: &CheckpointPolicy, tiles: &Path, files: &[PathBuf]) -> anyhow::Result<Verified> {
+async fn verify_log(trust: &Trust, tiles: &Path, files: &[PathBuf]) -> anyhow::Result<Verified> {
+    let policy = &trust.log;
     let reader = TileReader::new(Arc::new(Folder(tiles.to_owned())));
     let published = reader.checkpoint().await?.context("the folder has no `checkpoint`")?;
     let published = published.verify(policy, &verify)?;
@@ -57,9 +83,10 @@ async fn verify_log(policy: &CheckpointPolicy, tiles: &Path, files: &[PathBuf]) 
     println!("{} has {} entries, signed with a trusted key", checkpoint.origin(), checkpoint.size());
     let mut tree = AuthenticTree::open(reader.clone(), checkpoint.clone()).await?;
     LogVerifier::new(tree.clone()).verify_bundles(&mut |_| {}).await?;
+    let cosigned = check_cosigned(trust, &reader, &mut tree).await?;
     let anchors = follow_anchors(policy, &reader, &mut tree).await?;
     let mut log = Log::read(&reader, checkpoint.size()).await?;
-    let mut verified = Verified { entries: checkpoint.size().0, anchors, ..Verified::default() };
+    let mut verified = Verified { entries: checkpoint.size().0, cosigned, anchors, ..Verified::default() };
     for file in files {
         let mut file_lines = BufReader::new(fs::File::open(file)?);
         if file_lines.fill_buf()?.starts_with(checkpoint.origin().as_str().as_bytes()) {
@@ -78,6 +105,15 @@ async fn verify_log(policy: &CheckpointPolicy, tiles: &Path, files: &[PathBuf]) 
         }
     }
     Ok(verified)
+}
+
+/// What the witnesses cosigned is the beginning of this tree; yields its size.
+async fn check_cosigned(trust: &Trust, reader: &TileReader, tree: &mut AuthenticTree) -> anyhow::Result<u64> {
+    let Some(policy) = &trust.cosigned else { return Ok(0) };
+    let cosigned = reader.cosigned().await?.context("the folder has no `checkpoint.cosigned`")?;
+    let cosigned = cosigned.verify(policy, &verify).context("`checkpoint.cosigned`")?;
+    tree.check_grown_from(cosigned.checkpoint()).await.context("`checkpoint.cosigned`")?;
+    Ok(cosigned.checkpoint().size().0)
 }
 
 /// Each anchored checkpoint is signed, and the tree has grown through it.
@@ -278,11 +314,12 @@ async fn main() -> anyhow::Result<()> {
         bail!("give the name of the log, its key, the folder of its tiles, and files of events");
     };
     let keys = keys.split(',').map(str::parse).collect::<Result<Vec<VerifierKey>, _>>()?;
-    let policy = CheckpointPolicy::new(log.parse()?, keys)?;
+    let trust = Trust::new(log.parse()?, keys)?;
     let files: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
-    let Verified { entries, anchors, kept, events, personal_fields } =
-        verify_log(&policy, Path::new(tiles), &files).await?;
+    let Verified { entries, cosigned, anchors, kept, events, personal_fields } =
+        verify_log(&trust, Path::new(tiles), &files).await?;
     println!("{entries} entries lead to the root that was signed, through {anchors} anchored checkpoints");
+    println!("the witnesses that you named have cosigned the first {cosigned} of them");
     println!("{kept} checkpoints that were kept are of the same history");
     println!(
         "{events} events of the files are in the log; {personal_fields} personal fields are as recorded"
@@ -296,7 +333,9 @@ mod tests {
     use pganalytics_core::clock::SystemClock;
     use pganalytics_core::ids::EventId;
     use pganalytics_core::signing::MemorySigningKeyStore;
-    use pganalytics_core::tlog::{Checkpoint, LeafIndex, NoteSigner, TileStore, TreeEdge, TreeGrowth};
+    use pganalytics_core::tlog::{
+        Checkpoint, Cosigner, LeafIndex, NoteSigner, TileStore, TreeEdge, TreeGrowth,
+    };
     use pganalytics_crypto::ed25519::{Ed25519Signer, Ed25519SignerConfig};
     use pganalytics_crypto::file_key_manager::{FileKeyManager, FileKeyManagerConfig};
     use pganalytics_store::LocalBackupTarget;
@@ -351,17 +390,20 @@ mod tests {
         signer: NoteSigner,
     }
 
+    async fn signer(folder: &Path) -> Arc<Ed25519Signer> {
+        let key = "sign".parse().unwrap();
+        let keys = FileKeyManagerConfig::new(folder).creating(["sign".parse().unwrap()]);
+        let keys = Arc::new(FileKeyManager::open(&keys, Arc::new(SystemClock)).unwrap());
+        let (store, config) = (Arc::new(MemorySigningKeyStore::new()), Ed25519SignerConfig::new(key));
+        Arc::new(Ed25519Signer::connect(store, keys, Arc::new(SystemClock), config).await.unwrap())
+    }
+
     impl Fixture {
         /// A log of 300 events in three seals.
         async fn new() -> Self {
             let folder = tempfile::tempdir().unwrap();
-            let key = "sign".parse().unwrap();
-            let keys =
-                FileKeyManagerConfig::new(folder.path().join("keys")).creating(["sign".parse().unwrap()]);
-            let keys = Arc::new(FileKeyManager::open(&keys, Arc::new(SystemClock)).unwrap());
-            let (store, config) = (Arc::new(MemorySigningKeyStore::new()), Ed25519SignerConfig::new(key));
-            let signer = Ed25519Signer::connect(store, keys, Arc::new(SystemClock), config).await.unwrap();
-            let signer = NoteSigner::new("example.com/audit".parse().unwrap(), Arc::new(signer));
+            let signer = signer(&folder.path().join("keys")).await;
+            let signer = NoteSigner::new("example.com/audit".parse().unwrap(), signer);
             let fixture = Self { folder, signer };
             let mut edge = TreeEdge::new();
             for seal in 0..3 {
@@ -374,9 +416,24 @@ mod tests {
             self.folder.path().join("tiles")
         }
 
-        async fn policy(&self) -> CheckpointPolicy {
-            let keys = self.signer.verifier_keys().await.unwrap();
-            CheckpointPolicy::new(LOG.parse().unwrap(), keys).unwrap()
+        async fn trust(&self) -> Trust {
+            Trust::new(LOG.parse().unwrap(), self.signer.verifier_keys().await.unwrap()).unwrap()
+        }
+
+        /// A witness cosigns a log of these events; yields its key.
+        async fn cosign(&self, events: Range<u128>) -> VerifierKey {
+            let signer = signer(&self.folder.path().join("keys of the witness")).await;
+            let witness = Cosigner::new("b.example".parse().unwrap(), signer, Arc::new(SystemClock));
+            let mut growth = TreeGrowth::new(TreeEdge::new());
+            for number in events {
+                growth.append(entry(&event(number))).unwrap();
+            }
+            let checkpoint = Checkpoint::new(LOG.parse().unwrap(), growth.size(), growth.root()).unwrap();
+            let text = checkpoint.to_text().unwrap();
+            let cosignature = witness.cosign(&text).await.unwrap();
+            let note = self.signer.sign_note(text).await.unwrap().with_signature(cosignature).unwrap();
+            fs::write(self.tiles().join("checkpoint.cosigned"), note.to_string()).unwrap();
+            witness.verifier_keys().await.unwrap().remove(0)
         }
 
         async fn seal(&self, edge: TreeEdge, events: Range<u128>) -> TreeEdge {
@@ -405,7 +462,7 @@ mod tests {
         async fn verify(&self, lines: &[String]) -> anyhow::Result<Verified> {
             let file = self.folder.path().join("events.jsonl");
             fs::write(&file, lines.join("\n")).unwrap();
-            verify_log(&self.policy().await, &self.tiles(), &[file]).await
+            verify_log(&self.trust().await, &self.tiles(), &[file]).await
         }
     }
 
@@ -432,7 +489,10 @@ mod tests {
         let sink = [exported(&event(0)), exported(&event(299))];
         let api = [line_of_the_api(7, "success"), fixture.proof(123, "Ada").await];
         let verified = fixture.verify(&[sink, api].concat()).await.unwrap();
-        assert_eq!(verified, Verified { entries: 300, anchors: 3, kept: 0, events: 4, personal_fields: 1 });
+        assert_eq!(
+            verified,
+            Verified { entries: 300, anchors: 3, events: 4, personal_fields: 1, ..Verified::default() }
+        );
     }
 
     #[tokio::test]
@@ -467,7 +527,7 @@ mod tests {
             let checkpoint = Checkpoint::new(LOG.parse().unwrap(), growth.size(), growth.root()).unwrap();
             let note = fixture.signer.sign_note(checkpoint.to_text().unwrap()).await.unwrap();
             fs::write(&kept, note.to_string()).unwrap();
-            verify_log(&fixture.policy().await, &fixture.tiles(), std::slice::from_ref(&kept)).await
+            verify_log(&fixture.trust().await, &fixture.tiles(), std::slice::from_ref(&kept)).await
         };
         let mut growth = TreeGrowth::new(TreeEdge::new());
         for number in 0..150 {
@@ -485,9 +545,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn history_that_a_witness_did_not_cosign_is_refused() {
+        let fixture = Fixture::new().await;
+        let verify_with = async |witness| {
+            let keys = [fixture.signer.verifier_keys().await.unwrap(), vec![witness]].concat();
+            verify_log(&Trust::new(LOG.parse().unwrap(), keys).unwrap(), &fixture.tiles(), &[]).await
+        };
+        let witness = fixture.cosign(0..200).await;
+        assert_eq!(verify_with(witness.clone()).await.unwrap().cosigned, 200);
+        let stranger = VerifierKey::new("b.example".parse().unwrap(), witness.kind(), [7; 32]);
+        verify_with(stranger).await.unwrap_err();
+        let witness = fixture.cosign(1..201).await;
+        let error = verify_with(witness.clone()).await.unwrap_err();
+        assert!(format!("{error:#}").contains("two histories"), "{error:#}");
+        fs::remove_file(fixture.tiles().join("checkpoint.cosigned")).unwrap();
+        verify_with(witness).await.unwrap_err();
+    }
+
+    #[tokio::test]
     async fn log_of_another_key_or_without_its_anchors_is_refused() {
         let fixture = Fixture::new().await;
-        let others = Fixture::new().await.policy().await;
+        let others = Fixture::new().await.trust().await;
         verify_log(&others, &fixture.tiles(), &[]).await.unwrap_err();
         fs::remove_file(fixture.tiles().join("checkpoints/after-00000000000000000100")).unwrap();
         let error = fixture.verify(&[]).await.unwrap_err();

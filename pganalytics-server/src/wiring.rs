@@ -18,7 +18,8 @@ pub use administration::{
 pub use audit_log::{AuditLog, SealLag};
 pub use audit_orders::{audit_holds, audit_order_executor, order_trust, recording_database};
 pub use audit_proof::{
-    AuditKeySource, AuditKeys, AuditProofError, audit_recovery, audit_verifier, published_audit_log,
+    AuditKeySource, AuditKeys, AuditProofError, GivenKeys, audit_recovery, audit_verifier,
+    published_audit_log,
 };
 pub use audit_witness::{AuditWitness, WitnessedLog};
 pub use error::WiringError;

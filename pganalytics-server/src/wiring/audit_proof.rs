@@ -28,6 +28,15 @@ use super::log_witnesses::demand_witnesses;
 use super::{WiringError, authenticate, database, keys, owner_database};
 use crate::config::{AuditAnchorConfig, AuditLogConfig, ServerConfig};
 
+/// Keys that whoever verifies has by a way of their own.
+#[derive(Clone, Debug, Default)]
+pub struct GivenKeys {
+    /// Those of the log. Without any those of the configuration are believed, else those in the database.
+    pub log: Vec<VerifierKey>,
+    /// Those of witnesses, all of which must have cosigned. Without any those of the configuration are demanded.
+    pub witnesses: Vec<VerifierKey>,
+}
+
 /// The keys that a verification believes, and where they come from.
 #[derive(Clone, Debug, Serialize)]
 pub struct AuditKeys {
@@ -105,16 +114,16 @@ impl AuditProofError {
 pub async fn audit_verifier(
     config: &ServerConfig,
     actor: Actor,
-    given: Vec<VerifierKey>,
+    given: GivenKeys,
     checksums: bool,
 ) -> Result<(AuditVerifier, AuditKeys), WiringError> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let (log, target) = existing(config)?;
     let database = database(&config.database)?;
-    let keys = audit_keys(&database, log, given).await?;
+    let keys = audit_keys(&database, log, given.log).await?;
     let trust = AuditTrust::new(name(log)?, keys.keys.iter().cloned(), Arc::new(verify));
     let orders = stored_orders(config, &database).await?;
-    let trust = demand_witnesses(log, trust)?;
+    let trust = demand_witnesses(log, trust, given.witnesses)?;
     let mut verifier = AuditVerifier::new(database, target, trust, Arc::clone(&clock))
         .with_orders(Arc::new(orders))
         .with_merge_delay(log.maximum_merge_delay_seconds.as_duration());

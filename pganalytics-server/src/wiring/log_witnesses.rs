@@ -1,5 +1,6 @@
 //! The servers that cosign this one's audit log.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -93,20 +94,26 @@ pub(super) fn log_witnesses(
     Ok(Some(LogWitnesses { asking, database: database.clone(), maximum_delay, seen: Mutex::default() }))
 }
 
-/// Has a verification demand as many witnesses as the configuration names.
+/// Has a verification demand all the witnesses that are given, else as many as the configuration names.
 ///
 /// # Errors
 /// When a key of theirs is none.
 pub(super) fn demand_witnesses(
     config: &AuditLogConfig,
     trust: AuditTrust,
+    given: Vec<VerifierKey>,
 ) -> Result<AuditTrust, WiringError> {
-    if config.witnesses.is_empty() {
-        return Ok(trust);
-    }
+    let (witnesses, quorum) = match given.is_empty() {
+        false => {
+            let names: BTreeSet<_> = given.iter().map(|key| key.name().clone()).collect();
+            (given, names.len())
+        }
+        true if config.witnesses.is_empty() => return Ok(trust),
+        true => (keys(config)?, quorum(config)),
+    };
     // What has just been sealed may be asked for a while later, and answered a while after that.
     let delay = 2 * config.maximum_merge_delay_seconds.as_duration();
-    Ok(trust.with_witnesses(keys(config)?, quorum(config)).with_witness_delay(delay))
+    Ok(trust.with_witnesses(witnesses, quorum).with_witness_delay(delay))
 }
 
 /// Makes sure that the witnesses can be asked, and be demanded.

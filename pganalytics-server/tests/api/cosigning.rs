@@ -13,6 +13,7 @@ use pganalytics_server::config::{
     AuditLogConfig, AuditWitnessConfig, Bounded, LogWitnessConfig, WitnessedLogConfig,
 };
 use pganalytics_server::http_witness::HttpWitness;
+use pganalytics_server::wiring::GivenKeys;
 use pganalytics_server::{jobs, wiring};
 use pganalytics_store::postgres::{AskedWitness, WitnessStanding, witness_standings};
 use pganalytics_testkit::wait_until;
@@ -166,10 +167,29 @@ async fn is_clean(pair: &Pair) {
 
 /// What the command line would say, which demands the witness of the configuration.
 async fn verify(pair: &Pair) -> String {
-    let verifier =
-        wiring::audit_verifier(&pair.log.app.config, Actor::system("test"), Vec::new(), true).await;
+    verify_by(pair, []).await
+}
+
+/// The same for an auditor who has keys of witnesses by another way.
+async fn verify_by(pair: &Pair, witnesses: impl Into<Vec<VerifierKey>>) -> String {
+    let given = GivenKeys { witnesses: witnesses.into(), ..GivenKeys::default() };
+    let verifier = wiring::audit_verifier(&pair.log.app.config, Actor::system("test"), given, true).await;
     let (verifier, _) = verifier.unwrap();
     verifier.verify(|_| {}).await.unwrap().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn witnesses_that_an_auditor_names_are_demanded() {
+    let Some(pair) = Pair::start().await else { return };
+    is_clean(&pair).await;
+    let witness = cosigning_key(&pair.witness).await;
+    let stranger = VerifierKey::new("c.example/witness".parse().unwrap(), witness.kind(), [7; 32]);
+    let text = verify_by(&pair, [witness.clone()]).await;
+    assert!(text.contains("by b.example/witness") && text.contains("nothing is wrong"), "{text}");
+    for demanded in [vec![stranger.clone()], vec![witness, stranger]] {
+        let text = verify_by(&pair, demanded).await;
+        assert!(text.contains("cosigned by witnesses") && text.contains("FOUND"), "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -89,6 +89,9 @@ async fn what_could_not_be_verified_is_not_called_clean() {
     let said = refused(&log.cluster, &["audit", "verify", "--kept", nonsense.to_str().unwrap()], 1).await;
     assert!(said.contains("nonsense"), "{said}");
     refused(&log.cluster, &["audit", "verify", "--key", "no key"], 2).await;
+    let key = log.verify(&[]).await["believed"]["keys"][0].as_str().unwrap().to_owned();
+    let said = refused(&log.cluster, &["audit", "verify", "--witness", &key], 78).await;
+    assert!(said.contains("witnesses with type 04"), "{said}");
 
     let anchor = log.cluster.settings().insert("PGA__AUDIT__LOG__ANCHOR__PATH", "/nowhere/at/all".into());
     let said = refused(&log.cluster, &["audit", "verify"], 69).await;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::cli::progress::Progress;
 use crate::cli::{Failure, operator, print};
 use crate::config::ServerConfig;
-use crate::wiring::{self, AuditKeySource, AuditKeys};
+use crate::wiring::{self, AuditKeySource, AuditKeys, GivenKeys};
 
 /// Prove every event in the database by the anchored log, and name what was changed, deleted or inserted.
 ///
@@ -21,6 +21,10 @@ pub(in crate::cli) struct Verify {
     /// `audit.log.trusted_keys` are believed, or, if there are none, those in the database.
     #[arg(long = "key", value_name = "KEY")]
     keys: Vec<VerifierKey>,
+    /// The key of a witness that you have by a way of your own, as `name+id+key`; may be given several times. All of them must have
+    /// cosigned the log; else those of `audit.log.witnesses` are demanded.
+    #[arg(long = "witness", value_name = "KEY")]
+    witnesses: Vec<VerifierKey>,
     /// A checkpoint that you kept from earlier, or was shown elsewhere: the log must have it as its beginning; may be given
     /// several times.
     #[arg(long = "kept", value_name = "FILE")]
@@ -57,7 +61,8 @@ struct Verified<'r> {
 pub(super) async fn run(command: Verify, config: &ServerConfig) -> Result<(), Failure> {
     let kept = command.kept.iter().map(read_checkpoint).collect::<Result<Vec<_>, _>>()?;
     let checksums = !command.without_checksums;
-    let (verifier, keys) = wiring::audit_verifier(config, operator(), command.keys, checksums).await?;
+    let given = GivenKeys { log: command.keys, witnesses: command.witnesses };
+    let (verifier, keys) = wiring::audit_verifier(config, operator(), given, checksums).await?;
     let mut verifier = verifier.with_kept(kept).with_workers(command.workers.into());
     if command.strict {
         verifier = verifier.strictly();
