@@ -59,6 +59,8 @@ pub struct HttpConfig {
     pub request_timeout_seconds: Seconds<1, 600>,
     /// Seconds that a client gets to send the head of a request.
     pub header_timeout_seconds: Seconds<1, 60>,
+    /// Seconds that a client may read nothing of a response before its connection is closed.
+    pub write_timeout_seconds: Seconds<1, 600>,
 }
 
 impl Default for HttpConfig {
@@ -71,6 +73,7 @@ impl Default for HttpConfig {
             shutdown_timeout_seconds: Seconds::new(30),
             request_timeout_seconds: Seconds::new(60),
             header_timeout_seconds: Seconds::new(10),
+            write_timeout_seconds: Seconds::new(30),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pganalytics_core::users::Role;
 use pganalytics_server::api::{self, Access, Permission};
+use pganalytics_server::config::Bounded;
 use pganalytics_testkit::wait_until;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -429,6 +430,22 @@ async fn slow_reader_of_an_export_holds_nothing_and_sees_when_it_breaks_off() {
         assert!(error.is_body() || error.is_decode(), "{error:?}");
         sqlx::raw_sql("ALTER TABLE away RENAME TO audit_personal").execute(&mut connection).await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_that_reads_nothing_loses_its_connection() {
+    let server = TestServer::start_with(|config| config.http.write_timeout_seconds = Bounded::new(1));
+    let Some(server) = server.await else { return };
+    let auditor = server.sign_in("auditor", Role::Auditor).await;
+    fill(&server, FILLERS).await;
+    let mut idle = server.connect().await;
+    let request = format!(
+        "GET /api/v1/audit/events/export?format=jsonl HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {auditor}\r\n\r\n"
+    );
+    idle.write(request.as_bytes()).await;
+    assert!(wait_until(LIMIT, async || idle.is_closed_by_the_server()).await);
+    let read = idle.read_to_end().await;
+    assert!(!read.ends_with(b"0\r\n\r\n"), "it does not look finished");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -269,6 +269,30 @@ impl RawConnection {
         Some(String::from_utf8(head).expect("heads are ASCII"))
     }
 
+    /// Whether the server has closed it, also if what it sent before is not read yet: its end is in no state between the two
+    /// handshakes any more (`/proc/net/tcp`, state 01).
+    pub(crate) fn is_closed_by_the_server(&self) -> bool {
+        let [ours, theirs] = [self.0.local_addr(), self.0.peer_addr()]
+            .map(|address| format!("{:04X}", address.expect("it was connected").port()));
+        let sockets = std::fs::read_to_string("/proc/net/tcp").expect("Linux lists its sockets");
+        !sockets.lines().any(|socket| {
+            let mut columns = socket.split_whitespace().skip(1);
+            let (local, remote, state) = (columns.next(), columns.next(), columns.next());
+            let ends_with = |address: Option<&str>, port: &str| {
+                address.is_some_and(|address| address.rsplit(':').next() == Some(port))
+            };
+            ends_with(local, &theirs) && ends_with(remote, &ours) && state == Some("01")
+        })
+    }
+
+    /// Everything up to the end of the connection.
+    pub(crate) async fn read_to_end(&mut self) -> Vec<u8> {
+        let mut read = Vec::new();
+        // It may be cut.
+        let _ = tokio::time::timeout(LIMIT, self.0.read_to_end(&mut read)).await.expect("an end in time");
+        read
+    }
+
     /// The head of the next answer.
     pub(crate) async fn read_head(&mut self) -> String {
         let mut head = Vec::new();
