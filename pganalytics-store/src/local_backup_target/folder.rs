@@ -6,13 +6,21 @@ use std::path::Path;
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
-use nix::sys::stat::{Mode, mkdirat};
+use nix::libc::{dev_t, ino_t};
+use nix::sys::stat::{Mode, fstat, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, unlinkat};
 
 /// An open folder. Whatever is done in it names its parts one by one and follows no symbolic link, so that nothing
 /// outside can be reached through it.
 #[derive(Debug)]
 pub(super) struct Folder(OwnedFd);
+
+/// Which folder it is, by whatever name it was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct FolderId {
+    pub(super) device: dev_t,
+    pub(super) inode: ino_t,
+}
 
 /// What a name in a folder stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +52,9 @@ impl Folder {
 
     /// Makes the folder, for this user alone, if there is none.
     pub(super) fn make_child(&self, name: &str) -> io::Result<Self> {
+        if let Some(child) = self.child(name)? {
+            return Ok(child);
+        }
         match mkdirat(&self.0, name, PRIVATE_FOLDER) {
             Ok(()) => self.sync()?,
             Err(Errno::EEXIST) => {}
@@ -133,6 +144,11 @@ impl Folder {
             None if self.open_file(name)?.is_some() => Kind::Object,
             None => Kind::Alien,
         })
+    }
+
+    pub(super) fn id(&self) -> io::Result<FolderId> {
+        let status = fstat(&self.0)?;
+        Ok(FolderId { device: status.st_dev, inode: status.st_ino })
     }
 
     /// Returns when the names in it are on disk.

@@ -1,6 +1,7 @@
 //! Backups in a directory.
 
 mod folder;
+mod folder_syncs;
 mod listing;
 mod target;
 mod temporary;

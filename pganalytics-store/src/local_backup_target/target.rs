@@ -15,6 +15,7 @@ use pganalytics_core::error::{BackendError, Retry};
 use sha2::{Digest, Sha256};
 
 use super::folder::Folder;
+use super::folder_syncs::FolderSyncs;
 use super::listing::{Listing, info_of};
 use super::temporary::{self, TemporaryFile};
 use super::upload::LocalUpload;
@@ -36,6 +37,7 @@ pub(super) struct Inner {
     root: Arc<Folder>,
     /// Nothing where it is only read.
     temporary: Option<Arc<Folder>>,
+    syncs: FolderSyncs,
 }
 
 impl LocalBackupTarget {
@@ -51,7 +53,7 @@ impl LocalBackupTarget {
             let root = Arc::new(Folder::open(folder)?);
             let temporary = Arc::new(root.make_child(temporary::NAME)?);
             temporary::sweep(&temporary)?;
-            Ok(Inner { root, temporary: Some(temporary) })
+            Ok(Inner { root, temporary: Some(temporary), syncs: FolderSyncs::default() })
         })();
         opened.map(|inner| Self { inner: Arc::new(inner) }).map_err(backend)
     }
@@ -63,7 +65,7 @@ impl LocalBackupTarget {
     /// When the folder cannot be opened.
     pub fn open_read_only(folder: impl AsRef<Path>) -> Result<Self, BackupTargetError> {
         let root = Arc::new(Folder::open(folder.as_ref()).map_err(backend)?);
-        Ok(Self { inner: Arc::new(Inner { root, temporary: None }) })
+        Ok(Self { inner: Arc::new(Inner { root, temporary: None, syncs: FolderSyncs::default() }) })
     }
 
     async fn with_inner<T: Send + 'static>(
@@ -161,7 +163,8 @@ impl Inner {
         for name in folders {
             folder = Arc::new(folder.make_child(name)?);
         }
-        file.publish(&folder, name, mode)
+        file.publish(&folder, name, mode)?;
+        self.syncs.sync(&folder)
     }
 
     /// Where what is written begins.

@@ -39,14 +39,13 @@ impl TemporaryFile {
         parts.iter().try_for_each(|part| self.file.write_all(part))
     }
 
-    /// Puts the file, once it is on disk, into its place.
+    /// Puts the file, once it is on disk, into its place. The name there is yet to be synced.
     pub(super) fn publish(self, folder: &Folder, name: &str, mode: PutMode) -> io::Result<()> {
         self.file.sync_all()?;
         match mode {
-            PutMode::Create => self.folder.link(&self.name, folder, name)?,
-            PutMode::Overwrite => self.folder.rename(&self.name, folder, name)?,
+            PutMode::Create => self.folder.link(&self.name, folder, name),
+            PutMode::Overwrite => self.folder.rename(&self.name, folder, name),
         }
-        folder.sync()
     }
 }
 

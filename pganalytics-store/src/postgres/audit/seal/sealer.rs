@@ -170,7 +170,8 @@ impl AuditSealer {
         let published = reader.checkpoint().await?;
         let behind = |reason: String| Err(AuditSealError::Behind { reason });
         if let Some(ahead) = reader.anchored_after(size).await? {
-            let ahead = ahead.unverified().size();
+            // That is the first one of those that follow; the published one is the last.
+            let ahead = published.as_ref().unwrap_or(&ahead).unverified().size();
             return behind(format!("{ahead} events are anchored, of which it has sealed {size}"));
         }
         let published = published.map(|published| published.unverified().clone());
