@@ -103,13 +103,14 @@ pub(super) fn demand_witnesses(
     trust: AuditTrust,
     given: Vec<VerifierKey>,
 ) -> Result<AuditTrust, WiringError> {
-    let (witnesses, quorum) = match given.is_empty() {
-        false => {
-            let names: BTreeSet<_> = given.iter().map(|key| key.name().clone()).collect();
-            (given, names.len())
-        }
-        true if config.witnesses.is_empty() => return Ok(trust),
-        true => (keys(config)?, quorum(config)),
+    if given.is_empty() && config.witnesses.is_empty() {
+        return Ok(trust);
+    }
+    let (witnesses, quorum) = if given.is_empty() {
+        (keys(config)?, quorum(config))
+    } else {
+        let names: BTreeSet<_> = given.iter().map(|key| key.name().clone()).collect();
+        (given, names.len())
     };
     // What has just been sealed may be asked for a while later, and answered a while after that.
     let delay = 2 * config.maximum_merge_delay_seconds.as_duration();

@@ -23,8 +23,8 @@ pub struct SpillConfig {
     pub batch: usize,
     /// How long an event waits for others to be delivered with: 100 ms unless told otherwise.
     pub linger: Duration,
-    /// How many events wait for no others: 100 unless told otherwise. Storing these takes a database a few milliseconds, in
-    /// which the requests of others wait.
+    /// How many events wait for no others, if not a whole batch does: 100 unless told otherwise. Storing these takes a
+    /// database a few milliseconds, in which the requests of others wait.
     pub enough: usize,
     /// The longest that a call of a sink takes, 30 seconds unless told otherwise. Its outcome is unknown then, and the events
     /// are sent again.
@@ -127,6 +127,11 @@ impl SpillConfig {
     #[must_use]
     pub fn with_quarantine_max_bytes(self, quarantine_max_bytes: u64) -> Self {
         Self { quarantine_max_bytes, ..self }
+    }
+
+    /// Whether so many events wait for no others.
+    pub(super) fn is_enough(&self, events: u64) -> bool {
+        events >= self.enough.min(self.batch) as u64
     }
 
     pub(super) fn check(&self) -> io::Result<()> {

@@ -96,8 +96,8 @@ impl Drain {
             let waiting = self.spill.backlog(self.index).events;
             return Ok(match waiting {
                 0 => Next::Wait,
-                few if few < self.spill.config.enough as u64 => Next::Gather,
-                _ => Next::Step,
+                many if self.spill.config.is_enough(many) => Next::Step,
+                _ => Next::Gather,
             });
         }
         Ok(Next::Wait)

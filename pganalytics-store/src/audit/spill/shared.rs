@@ -230,7 +230,7 @@ impl Spill {
         };
         let ticket = (!written.files.is_empty()).then(|| self.commit.note(&written.files));
         writer.gathering += encoded.events;
-        let is_enough = writer.gathering >= self.config.enough as u64;
+        let is_enough = self.config.is_enough(writer.gathering);
         if is_enough {
             writer.gathering = 0;
         }
