@@ -285,9 +285,9 @@ async fn odd_parameters_that_make_sense_are_searched_for() {
     ] {
         assert_eq!(listed(&server, &admin, &query, 7).await, [] as [Value; 0], "{query}");
     }
+    server.all_recorded().await;
     let found = listed(&server, &admin, &format!("address=::ffff:127.0.0.1&{month}"), 7).await;
     assert!(!found.is_empty(), "as it was recorded");
-    server.all_recorded().await;
     let route = get(&server, &admin, "/audit/resources/route/%2Fapi%2Fv1%2Faudit%2Fevents/history").await;
     assert!(!route["entries"].as_array().unwrap().is_empty(), "{route}");
 }
