@@ -68,10 +68,12 @@ impl SealedLog {
         health.send().await.unwrap().json().await.unwrap()
     }
 
-    /// Waits until every event is in a published checkpoint.
+    /// Waits until every event, also those of requests, is in a published checkpoint.
     pub(crate) async fn is_sealed(&self) {
         const WAITING: &str = "SELECT unsealed_events + (SELECT count(*) FROM audit_seals WHERE published_at IS NULL) \
             + (SELECT 1 - least(count(*), 1) FROM audit_seals) FROM audit_seal_lag";
+        let is_delivered = async || self.health().await["audit"]["sinks"][0]["backlog_events"] == 0;
+        assert!(wait_until(LIMIT, is_delivered).await, "{}", self.cluster.log(0));
         let is_sealed = async || {
             let mut connection = PgConnection::connect(&self.database_url).await.unwrap();
             sqlx::query_scalar::<_, i64>(WAITING).fetch_one(&mut connection).await.unwrap() == 0
