@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use pganalytics_core::backup::{BackupTarget, PutMode};
-use pganalytics_store::postgres::{Finding, LogFault, Notice};
+use pganalytics_store::postgres::{AuditReport, Finding, LogFault, Notice};
 
 use super::fixture::{ProvedLog, signer};
 use crate::samples::uuid;
@@ -238,6 +238,50 @@ async fn personal_fields_that_were_edited_or_removed_are_named() {
     };
     assert_eq!((edited.id, &fields[..]), (uuid(8), &["actor_name", "address"][..]));
     assert_eq!((gone.id, gone_fields.len()), (uuid(9), 4));
+}
+
+#[tokio::test]
+async fn personal_field_whose_salt_is_gone_or_another_is_named() {
+    let Some(log) = ProvedLog::sealed().await else { return };
+    log.attack(&format!("UPDATE audit_personal SET address_salt = NULL WHERE id = {}", id(8))).await;
+    log.attack(&format!(
+        "UPDATE audit_personal SET user_agent_salt = substr(user_agent_salt, 2) WHERE id = {}",
+        id(9)
+    ))
+    .await;
+    let report = log.verify().await;
+    let [
+        Finding::PersonalEdited { event: gone, fields: of_gone },
+        Finding::PersonalEdited { event: cut, fields: of_cut },
+    ] = &report.findings[..]
+    else {
+        panic!("{report}")
+    };
+    assert_eq!((gone.id, &of_gone[..]), (uuid(8), &["address"][..]));
+    assert_eq!((cut.id, &of_cut[..]), (uuid(9), &["user_agent"][..]));
+}
+
+#[tokio::test]
+async fn row_with_a_commitment_that_is_none_is_found_and_stops_no_sealing() {
+    let Some(log) = ProvedLog::sealed().await else { return };
+    log.append(40..43).await;
+    log.attack(&format!(
+        "UPDATE audit_events SET address_commitment = substr(address_commitment, 2) WHERE id = {}",
+        id(41)
+    ))
+    .await;
+    let unreadable = |report: &AuditReport| {
+        report.findings.iter().any(|finding| matches!(finding, Finding::Unreadable { rows: 1, .. }))
+    };
+    let before = log.verify().await;
+    assert!(unreadable(&before) && before.findings_total == 1, "{before}");
+    log.seal().await;
+    log.append(43..44).await;
+    log.seal().await;
+    let after = log.verify().await;
+    assert!(unreadable(&after), "{after}");
+    // Every other row is still proved, the sealer's word about this one among them.
+    assert_eq!(after.rows, before.rows + 4, "{after}");
 }
 
 #[tokio::test]
