@@ -132,8 +132,8 @@ async fn change(
     else {
         bail!("a new key is free")
     };
-    let before: (String, Json<Value>) =
-        sqlx::query_as("SELECT name, condition FROM rules WHERE id = $1 FOR UPDATE")
+    let Json(before): Json<Value> =
+        sqlx::query_scalar("SELECT condition FROM rules WHERE id = $1 FOR UPDATE")
             .bind(rule)
             .fetch_one(work.connection())
             .await?;
@@ -144,7 +144,6 @@ async fn change(
         .bind(event.at)
         .execute(work.connection())
         .await?;
-    let (_, Json(before)) = before;
     let event =
         event.with_changes(json!({ "before": { "condition": before }, "after": { "condition": condition } }));
     recording.record(&mut work, event).await?;

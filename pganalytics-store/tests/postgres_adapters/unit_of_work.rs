@@ -133,12 +133,10 @@ async fn commit_makes_effect_events_messages_and_reply_together() {
 #[tokio::test]
 async fn no_setting_changes_what_is_stored() {
     let Some((test, database)) = database().await else { return };
-    let settings = "ALTER DATABASE \"{name}\" SET standard_conforming_strings = off; \
-        ALTER DATABASE \"{name}\" SET backslash_quote = on; ALTER DATABASE \"{name}\" SET bytea_output = escape";
-    sqlx::raw_sql(AssertSqlSafe(settings.replace("{name}", test.name())))
-        .execute(database.pool())
-        .await
-        .unwrap();
+    for setting in ["standard_conforming_strings = off", "backslash_quote = on", "bytea_output = escape"] {
+        let set = format!("ALTER DATABASE {} SET {setting}", test.name());
+        sqlx::raw_sql(AssertSqlSafe(set)).execute(database.pool()).await.unwrap();
+    }
     let database = Database::connect(&PostgresConfig::new(test.url().to_owned())).await.unwrap();
     let set: String =
         sqlx::query_scalar("SHOW standard_conforming_strings").fetch_one(database.pool()).await.unwrap();

@@ -39,6 +39,10 @@ async fn log_goes_on_after_a_restore() {
     for _ in 0..2 {
         let refused = log.sealer().seal().await.unwrap_err();
         assert!(matches!(refused, AuditSealError::Behind { .. }), "{refused}");
+        assert!(
+            refused.to_string().contains("(40 events are anchored, of which it has sealed 10)"),
+            "{refused}"
+        );
     }
     assert_eq!(log.published(1).await, anchored);
     let report = log.verify().await;
