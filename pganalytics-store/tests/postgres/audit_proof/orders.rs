@@ -164,11 +164,12 @@ impl ProvedLog {
         sqlx::query_scalar(query).fetch_one(self.database.pool()).await.unwrap()
     }
 
-    /// The tables in which a text is, partitions included.
+    /// The tables in which a text is, partitions and statistics included.
     pub(crate) async fn tables_with(&self, text: &str) -> Vec<String> {
         let tables: Vec<String> = sqlx::query_scalar(
             "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema')",
+             WHERE c.relkind IN ('r', 'm') AND n.nspname NOT IN ('pg_catalog', 'information_schema') \
+                OR c.oid = 'pg_statistic'::regclass",
         )
         .fetch_all(self.database.pool())
         .await

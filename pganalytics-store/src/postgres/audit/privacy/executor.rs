@@ -128,7 +128,6 @@ impl<P: Fn(&OrderExecuted) + Send + Sync> Run<'_, P> {
                 for source in Source::all(selectors)? {
                     self.erase(&source).await?;
                 }
-                self.vacuum().await?;
             }
             OrderedAct::DropEvents(months) => {
                 for month in months {
@@ -137,6 +136,7 @@ impl<P: Fn(&OrderExecuted) + Send + Sync> Run<'_, P> {
             }
             _ => return Err(AuditOrderError::Unknown),
         }
+        self.clean().await?;
         self.finish().await?;
         Ok(self.done)
     }
@@ -294,15 +294,14 @@ impl<P: Fn(&OrderExecuted) + Send + Sync> Run<'_, P> {
         work.commit().await.map_err(CommitError::into_store_error)
     }
 
-    /// Has the space of what was erased used again, which the tables would otherwise wait long for.
-    async fn vacuum(&self) -> Result<(), StoreError> {
-        if self.touched.is_empty() {
-            return Ok(());
-        }
+    /// Has the space of what was erased used again, which the tables would otherwise wait long for, and the statistics forget
+    /// it: they hold the values that most rows have. A run that was killed may have left that to this one.
+    async fn clean(&self) -> Result<(), StoreError> {
         let mut connection = self.executor.database.direct().await?;
-        for relation in &self.touched {
-            let vacuum = sqlx::raw_sql(AssertSqlSafe(format!("VACUUM {relation}")));
-            vacuum.execute(&mut connection).await?;
+        let vacuums = self.touched.iter().map(|relation| format!("VACUUM {relation}"));
+        // Of a partitioned table it takes those of all together and of each.
+        for statement in vacuums.chain(["ANALYZE audit_personal".to_owned()]) {
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut connection).await?;
         }
         connection.close().await?;
         Ok(())
