@@ -50,14 +50,13 @@ impl Folder {
         }
     }
 
-    /// Makes the folder, for this user alone, if there is none.
+    /// Makes the folder, for this user alone, if there is none. Its name is yet to be synced.
     pub(super) fn make_child(&self, name: &str) -> io::Result<Self> {
         if let Some(child) = self.child(name)? {
             return Ok(child);
         }
         match mkdirat(&self.0, name, PRIVATE_FOLDER) {
-            Ok(()) => self.sync()?,
-            Err(Errno::EEXIST) => {}
+            Ok(()) | Err(Errno::EEXIST) => {}
             Err(error) => return Err(error.into()),
         }
         self.child(name)?.ok_or_else(|| io::Error::from(io::ErrorKind::NotADirectory))

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -9,6 +9,8 @@ use super::folder::{Folder, FolderId};
 pub(super) struct FolderSyncs {
     folders: Mutex<HashMap<FolderId, Syncs>>,
     ended: Condvar,
+    /// Those whose own names are on disk. No folder is ever removed here, so each id stays that of one.
+    named: Mutex<HashSet<FolderId>>,
 }
 
 /// Those of a folder, from the first caller to the last one.
@@ -27,8 +29,22 @@ impl FolderSyncs {
         self.sync_with(folder.id()?, || folder.sync())
     }
 
+    /// Returns when the name of a folder in its parent is on disk, whoever made it: another writer, of this process or not, may
+    /// not have come to that yet. It may block.
+    pub(super) fn sync_name(&self, folder: &Folder, parent: &Folder) -> io::Result<()> {
+        self.sync_name_with(folder.id()?, || self.sync(parent))
+    }
+
+    fn sync_name_with(&self, id: FolderId, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        if !locked(&self.named).contains(&id) {
+            sync()?;
+            locked(&self.named).insert(id);
+        }
+        Ok(())
+    }
+
     fn sync_with(&self, id: FolderId, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        let mut folders = self.lock();
+        let mut folders = locked(&self.folders);
         let syncs = folders.entry(id).or_default();
         syncs.callers += 1;
         // The one that runs may have begun before the name was there.
@@ -47,7 +63,7 @@ impl FolderSyncs {
             let number = syncs.begun;
             drop(folders);
             let synced = sync();
-            folders = self.lock();
+            folders = locked(&self.folders);
             let syncs = folders.get_mut(&id).expect("callers keep it");
             syncs.running = false;
             if synced.is_ok() {
@@ -63,10 +79,10 @@ impl FolderSyncs {
         }
         synced
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<FolderId, Syncs>> {
-        self.folders.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -99,13 +115,13 @@ mod tests {
                 Ok(())
             };
             let others = [(); 2].map(|()| scope.spawn(move || syncs.sync_with(FOLDER, counted).is_ok()));
-            while syncs.lock()[&FOLDER].callers < 3 {
+            while locked(&syncs.folders)[&FOLDER].callers < 3 {
                 thread::yield_now();
             }
             go_on.send(()).unwrap();
             others.map(|other| other.join().unwrap()).to_vec()
         });
-        assert!(syncs.lock().is_empty(), "nobody waits any more");
+        assert!(locked(&syncs.folders).is_empty(), "nobody waits any more");
         (count.into_inner(), told)
     }
 
@@ -132,6 +148,18 @@ mod tests {
         }
         assert_eq!(count, 3);
         syncs.sync_with(FOLDER, || Err(io::ErrorKind::Other.into())).unwrap_err();
-        assert!(syncs.lock().is_empty());
+        assert!(locked(&syncs.folders).is_empty());
+    }
+
+    #[test]
+    fn name_of_a_folder_is_synced_until_it_was_once() {
+        let (syncs, mut count) = (FolderSyncs::default(), 0);
+        for outcome in [Err(io::ErrorKind::Other.into()), Ok(()), Ok(())] {
+            let _ = syncs.sync_name_with(FOLDER, || {
+                count += 1;
+                outcome
+            });
+        }
+        assert_eq!(count, 2, "after a failure once more, after a success never again");
     }
 }

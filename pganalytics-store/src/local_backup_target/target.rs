@@ -49,7 +49,7 @@ impl LocalBackupTarget {
     pub fn open(folder: impl AsRef<Path>) -> Result<Self, BackupTargetError> {
         let opened = (|| {
             let folder = folder.as_ref();
-            DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            make_durably(folder)?;
             let root = Arc::new(Folder::open(folder)?);
             let temporary = Arc::new(root.make_child(temporary::NAME)?);
             temporary::sweep(&temporary)?;
@@ -161,7 +161,9 @@ impl Inner {
         let (folders, name) = split(path);
         let mut folder = Arc::clone(&self.root);
         for name in folders {
-            folder = Arc::new(folder.make_child(name)?);
+            let child = folder.make_child(name)?;
+            self.syncs.sync_name(&child, &folder)?;
+            folder = Arc::new(child);
         }
         file.publish(&folder, name, mode)?;
         self.syncs.sync(&folder)
@@ -204,6 +206,19 @@ impl Inner {
             listing.add(&folder, &prefix)?;
         }
         Ok(listing.objects)
+    }
+}
+
+/// Makes a folder that is not there, and those around it, so that they survive a power cut.
+fn make_durably(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let around = folder.parent().filter(|around| !around.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_durably(around)?;
+    match DirBuilder::new().mode(0o700).create(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => File::open(around)?.sync_all(),
     }
 }
 
