@@ -26,7 +26,7 @@ use anyhow::{Context, bail, ensure};
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use pganalytics_core::audit::{AuditEvent, EventProof, Leaf, LeafRow};
+use pganalytics_core::audit::{AuditEvent, EventProof, Leaf, LeafRow, PersonalField};
 use pganalytics_core::backup::{
     BackupTarget, BackupTargetError, Capabilities, ObjectInfo, ObjectPath, PutMode, Sha256Digest, Upload,
 };
@@ -37,6 +37,7 @@ use pganalytics_core::tlog::{
 };
 use pganalytics_crypto::ed25519::verify;
 use serde::Deserialize;
+use serde_json::Value;
 use uuid::Uuid;
 
 /// What was verified.
@@ -85,7 +86,7 @@ async fn verify_log(trust: &Trust, tiles: &Path, files: &[PathBuf]) -> anyhow::R
     LogVerifier::new(tree.clone()).verify_bundles(&mut |_| {}).await?;
     let cosigned = check_cosigned(trust, &reader, &mut tree).await?;
     let anchors = follow_anchors(policy, &reader, &mut tree).await?;
-    let mut log = Log::read(&reader, checkpoint.size()).await?;
+    let log = Log::read(&reader, checkpoint.size()).await?;
     let mut verified = Verified { entries: checkpoint.size().0, cosigned, anchors, ..Verified::default() };
     for file in files {
         let mut file_lines = BufReader::new(fs::File::open(file)?);
@@ -100,7 +101,14 @@ async fn verify_log(trust: &Trust, tiles: &Path, files: &[PathBuf]) -> anyhow::R
         let lines = file_lines.lines();
         for (number, line) in lines.enumerate() {
             let place = || format!("{}, line {}", file.display(), number + 1);
-            verified.personal_fields += check(&line?, policy, &mut log).with_context(place)?;
+            let line = line?;
+            let event: Value = serde_json::from_str(&line).with_context(place)?;
+            if event.get("proof").is_some() {
+                verified.personal_fields +=
+                    check_proof(&line, policy, &mut tree).await.with_context(place)?;
+            } else {
+                check(event, &log).with_context(place)?;
+            }
             verified.events += 1;
         }
     }
@@ -135,28 +143,31 @@ async fn follow_anchors(
     Ok(anchors)
 }
 
-/// Checks a line; yields how many personal fields were verified.
-fn check(line: &str, policy: &CheckpointPolicy, log: &mut Log) -> anyhow::Result<u64> {
-    let value: serde_json::Value = serde_json::from_str(line)?;
-    if value.get("proof").is_some() {
-        let proved = EventProof::parse(line.as_bytes())?.verify(policy, &verify)?;
-        return Ok(proved.to_json()["event"].as_object().map_or(0, |event| {
-            ["actor_name", "address", "user_agent", "changes"]
-                .iter()
-                .filter(|field| event.contains_key(**field))
-                .count()
-        }) as u64);
-    }
-    let event = match value.get("actor_kind") {
-        Some(_) => serde_json::from_value(value)?,
-        None => Exported::from(serde_json::from_value::<AuditEvent>(value)?),
+/// Checks the proof of an event, and that it is of this tree; yields how many personal fields were verified.
+async fn check_proof(
+    proof: &str,
+    policy: &CheckpointPolicy,
+    tree: &mut AuthenticTree,
+) -> anyhow::Result<u64> {
+    let proved = EventProof::parse(proof.as_bytes())?.verify(policy, &verify)?;
+    let its_checkpoint = || format!("the checkpoint of the proof of event {}", proved.row().id);
+    tree.check_grown_from(proved.checkpoint().checkpoint()).await.with_context(its_checkpoint)?;
+    let opened = PersonalField::ALL.into_iter().filter(|field| proved.personal(*field).is_some());
+    Ok(opened.count() as u64)
+}
+
+/// Checks that the log has an exported event.
+fn check(event: Value, log: &Log) -> anyhow::Result<()> {
+    let event = match event.get("actor_kind") {
+        Some(_) => serde_json::from_value(event)?,
+        None => Exported::from(serde_json::from_value::<AuditEvent>(event)?),
     };
     let entry = log.entry(event.id).with_context(|| format!("the log has no event {}", event.id))?;
     let Leaf::Row(row) = Leaf::parse(entry)? else {
         bail!("the log has only a digest of it: ask for its proof")
     };
     ensure!(event.is_in(&row), "the log has {} instead", row.to_json());
-    Ok(0)
+    Ok(())
 }
 
 /// An exported event without its personal fields.
@@ -329,7 +340,7 @@ async fn main() -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use pganalytics_core::audit::{Actor, Opening, Outcome, PersonalField, Resource};
+    use pganalytics_core::audit::{Actor, Opening, Outcome, Resource};
     use pganalytics_core::clock::SystemClock;
     use pganalytics_core::ids::EventId;
     use pganalytics_core::signing::MemorySigningKeyStore;
@@ -506,6 +517,16 @@ mod tests {
             let error = fixture.verify(&[exported(&event(1)), line]).await.unwrap_err();
             assert!(error.to_string().ends_with("line 2"), "{error:#}");
         }
+    }
+
+    #[tokio::test]
+    async fn proof_of_another_history_is_refused() {
+        let fixture = Fixture::new().await;
+        let proof = fixture.proof(123, "Ada").await;
+        fs::remove_dir_all(fixture.tiles()).unwrap();
+        fixture.seal(TreeEdge::new(), 100..400).await;
+        let error = fixture.verify(&[exported(&event(123)), proof]).await.unwrap_err();
+        assert!(format!("{error:#}").contains("line 2: the checkpoint of the proof"), "{error:#}");
     }
 
     #[tokio::test]

@@ -27,7 +27,7 @@ async fn start() -> Option<TestServer> {
 }
 
 /// Makes a change: the id of its event.
-async fn change(server: &TestServer, token: &str, name: &str) -> Uuid {
+pub(crate) async fn change(server: &TestServer, token: &str, name: &str) -> Uuid {
     let request = server.post("/registration-secrets").bearer_auth(token).json(&json!({ "name": name }));
     let (status, made) = answer(request).await;
     assert_eq!(status, 201, "{made}");

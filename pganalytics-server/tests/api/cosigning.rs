@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pganalytics_core::audit::Actor;
+use pganalytics_core::audit::{Actor, EventProof, EventProofError};
 use pganalytics_core::testing::Subject;
 use pganalytics_core::testing::witness::WitnessFixture;
-use pganalytics_core::tlog::{CheckpointPolicy, SignedCheckpoint, VerifierKey, WitnessOutcome};
+use pganalytics_core::tlog::{
+    CheckpointError, CheckpointPolicy, SignedCheckpoint, VerifierKey, WitnessOutcome,
+};
 use pganalytics_core::users::Role;
 use pganalytics_crypto::ed25519;
 use pganalytics_server::config::{
@@ -19,7 +21,9 @@ use pganalytics_store::postgres::{AskedWitness, WitnessStanding, witness_standin
 use pganalytics_testkit::wait_until;
 use serde_json::json;
 use tempfile::TempDir;
+use uuid::Uuid;
 
+use crate::audit_proofs::change;
 use crate::common::{LIMIT, TestServer, answer};
 use crate::witness::{ForeignLog, ORIGIN, witness_key};
 
@@ -176,6 +180,30 @@ async fn verify_by(pair: &Pair, witnesses: impl Into<Vec<VerifierKey>>) -> Strin
     let verifier = wiring::audit_verifier(&pair.log.app.config, Actor::system("test"), given, true).await;
     let (verifier, _) = verifier.unwrap();
     verifier.verify(|_| {}).await.unwrap().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn proofs_of_events_are_cosigned_as_soon_as_the_log_is() {
+    let Some(pair) = Pair::start().await else { return };
+    let admin = pair.log.sign_in("admin", Role::Admin).await;
+    let log = CheckpointPolicy::new(format!("{LOG}/1").parse().unwrap(), log_keys(&pair.log).await).unwrap();
+    let cosigned = log.clone().with_witnesses([cosigning_key(&pair.witness).await], 1).unwrap();
+    let witnesses_of = async |event: Uuid| {
+        let proof = pair.log.get(&format!("/audit/events/{event}/proof")).bearer_auth(&admin);
+        let proof = EventProof::parse(&proof.send().await.unwrap().bytes().await.unwrap()).unwrap();
+        proof.verify(&log, &ed25519::verify).unwrap();
+        proof.verify(&cosigned, &ed25519::verify).map(|proved| proved.checkpoint().witnesses().len())
+    };
+    let first = change(&pair.log, &admin, "first").await;
+    pair.seal().await;
+    pair.ask().await;
+    let second = change(&pair.log, &admin, "second").await;
+    pair.seal().await;
+    assert_eq!(witnesses_of(first).await, Ok(1));
+    let uncosigned = CheckpointError::TooFewWitnesses { found: 0, quorum: 1 };
+    assert_eq!(witnesses_of(second).await, Err(EventProofError::Bundle(uncosigned.into())));
+    pair.ask().await;
+    assert_eq!(witnesses_of(second).await, Ok(1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -177,8 +177,9 @@ async fn inclusion(
 }
 
 /// Proves an event to who has nothing but the key of the log: its row, its personal fields with their salts as far as they are
-/// there, the proof that the log has it, and the signed checkpoint. Whoever passes it on may leave openings out. An event that is
-/// not in a published checkpoint yet is answered 409 with the time by which it is to be.
+/// there, the proof that the log has it, and the signed checkpoint, which witnesses have cosigned as far as they have come.
+/// Whoever passes it on may leave openings out. An event that is not in a published checkpoint yet is answered 409 with the time
+/// by which it is to be.
 #[utoipa::path(get, path = "/api/v1/audit/events/{id}/proof", tag = "audit", params(("id" = Uuid, Path), About),
     responses((status = 200, body = Object), (status = 400, body = ErrorBody), (status = 404, body = ErrorBody),
     (status = 409, body = ErrorBody),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use pganalytics_core::audit::{EventProof, LeafRow, Opening, PersonalField};
 use pganalytics_core::backup::BackupTarget;
-use pganalytics_core::tlog::{AuthenticTree, Hash32, LeafIndex, ProveError, TileReader};
+use pganalytics_core::tlog::{AuthenticTree, Hash32, LeafIndex, ProveError, SignedCheckpoint, TileReader};
 use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 use uuid::Uuid;
 
@@ -61,8 +61,8 @@ impl AuditProver {
         Self { database, target }
     }
 
-    /// The proof of the event of this time and id, with all its personal fields that are still there, in the published
-    /// checkpoint of its log.
+    /// The proof of the event of this time and id, with all its personal fields that are still there: in the newest checkpoint of
+    /// its log that witnesses have cosigned, or, while that does not have the event, in the published one.
     ///
     /// # Errors
     /// When database or target could not answer.
@@ -92,18 +92,21 @@ impl AuditProver {
         row: &AuditRow,
     ) -> Result<EventProving, ProveError> {
         let reader = TileReader::new(Arc::clone(&self.target)).with_prefix(prefix_of(era));
-        let published = reader.checkpoint().await?;
         let last = LeafIndex(leaves.end.saturating_sub(1));
-        let published = published.filter(|published| published.unverified().size().contains(last));
-        let Some(published) = published else { return Ok(EventProving::NotSealed) };
-        let mut tree = AuthenticTree::open(reader, published.unverified().clone()).await?;
+        let has_it = |checkpoint: &SignedCheckpoint| checkpoint.unverified().size().contains(last);
+        let checkpoint = match reader.cosigned().await?.filter(has_it) {
+            Some(cosigned) => Some(cosigned),
+            None => reader.checkpoint().await?.filter(has_it),
+        };
+        let Some(checkpoint) = checkpoint else { return Ok(EventProving::NotSealed) };
+        let mut tree = AuthenticTree::open(reader, checkpoint.unverified().clone()).await?;
         let entry = row.leaf.entry();
         let Some(index) = find(&mut tree, leaves, Hash32::of_leaf(&entry)).await? else {
             return Ok(EventProving::Differs);
         };
         let proof = tree.prove_inclusion(index).await?;
         let whole = (entry.len() < row.leaf.bytes().len()).then(|| row.leaf.bytes().clone());
-        let proof = EventProof::new((&entry, whole), (index, proof), published, openings(row));
+        let proof = EventProof::new((&entry, whole), (index, proof), checkpoint, openings(row));
         Ok(EventProving::Proof(Box::new(proof)))
     }
 }
