@@ -15,7 +15,7 @@
 //! that nobody was shown another one up to there.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs;
 use std::io::{BufRead, BufReader, ErrorKind};
 use std::ops::Range;
@@ -65,10 +65,9 @@ impl Trust {
         let (witnesses, keys): (Vec<_>, Vec<_>) =
             keys.into_iter().partition(|key| key.kind() == NoteKeyKind::Cosignature);
         let log = CheckpointPolicy::new(log, keys)?;
-        let names: HashSet<_> = witnesses.iter().map(|key| key.name().clone()).collect();
-        let cosigned = match names.len() {
-            0 => None,
-            quorum => Some(log.clone().with_witnesses(witnesses, quorum)?),
+        let cosigned = match witnesses.is_empty() {
+            true => None,
+            false => Some(log.clone().with_every_witness(witnesses)?),
         };
         Ok(Self { log, cosigned })
     }

@@ -10,7 +10,6 @@
 //! besides (with a comma between, as for keys that followed each other), it must have cosigned the tree which the event is in.
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use std::collections::BTreeSet;
 use std::fs;
 
 use anyhow::{Context, bail};
@@ -22,8 +21,7 @@ use pganalytics_crypto::ed25519::verify;
 fn policy(log: Origin, keys: Vec<VerifierKey>) -> Result<CheckpointPolicy, InvalidPolicy> {
     let (witnesses, keys): (Vec<_>, Vec<_>) =
         keys.into_iter().partition(|key| key.kind() == NoteKeyKind::Cosignature);
-    let quorum = witnesses.iter().map(VerifierKey::name).collect::<BTreeSet<_>>().len();
-    CheckpointPolicy::new(log, keys)?.with_witnesses(witnesses, quorum)
+    CheckpointPolicy::new(log, keys)?.with_every_witness(witnesses)
 }
 
 fn verify_proof(policy: &CheckpointPolicy, proof: &[u8]) -> anyhow::Result<ProvedEvent> {

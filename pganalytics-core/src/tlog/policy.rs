@@ -59,6 +59,19 @@ impl CheckpointPolicy {
         Ok(self)
     }
 
+    /// Demands a cosignature of each witness that has a key here.
+    ///
+    /// # Errors
+    /// As [`with_witnesses`](Self::with_witnesses).
+    pub fn with_every_witness(
+        self,
+        witness_keys: impl IntoIterator<Item = VerifierKey>,
+    ) -> Result<Self, InvalidPolicy> {
+        let keys: Vec<VerifierKey> = witness_keys.into_iter().collect();
+        let quorum = keys.iter().map(VerifierKey::name).collect::<BTreeSet<_>>().len();
+        self.with_witnesses(keys, quorum)
+    }
+
     /// The log.
     pub fn origin(&self) -> &Origin {
         &self.origin

@@ -111,15 +111,20 @@ impl Node {
         self.witness.take().unwrap().stop();
         let mut connection = cluster.connect().await;
         let mut outcomes: BTreeMap<String, bool> = BTreeMap::new();
-        for (name, entries) in own_entries(&self.folder.path().join("seen")) {
-            let mut times = BTreeSet::new();
-            for entry in &entries {
-                times.insert(times_stored(&mut connection, entry).await);
+        let mut shared: Vec<(bool, BTreeSet<String>)> = Vec::new();
+        for (entry, holders) in entries_by_holders(&self.folder.path().join("seen")) {
+            let times = times_stored(&mut connection, &entry).await;
+            assert!(times <= 1, "an entry of {holders:?} is stored {times} times");
+            match holders.first() {
+                Some(holder) if holders.len() == 1 => {
+                    let stored = *outcomes.entry(holder.clone()).or_insert(times == 1);
+                    assert_eq!(stored, times == 1, "{holder} is stored whole or not at all");
+                }
+                _ => shared.push((times == 1, holders)),
             }
-            assert_eq!(times.len(), 1, "{name} is stored whole or not at all: {times:?}");
-            let times = times.pop_first().unwrap();
-            assert!(times <= 1, "{name} is stored {times} times");
-            outcomes.insert(name, times == 1);
+        }
+        for (stored, holders) in shared {
+            assert_eq!(stored, holders.iter().any(|holder| outcomes[holder]), "what {holders:?} share");
         }
         let lost: Vec<&String> =
             outcomes.iter().filter(|(_, stored)| !**stored).map(|(name, _)| name).collect();
@@ -166,19 +171,16 @@ fn name_of(path: &Path) -> String {
     path.file_name().unwrap().to_str().unwrap().to_owned()
 }
 
-/// The entries that tell the batches of a folder apart, by batch. A pass that comes late and the next one may read the
-/// same within one second: what both then hold as the same text is stored once, whichever of them arrives.
-fn own_entries(folder: &Path) -> BTreeMap<String, Vec<String>> {
-    let mut own: BTreeMap<String, Vec<String>> =
-        batches(folder).map(|path| (name_of(&path), entries_of(&fs::read(path).unwrap()))).collect();
-    let mut holders: HashMap<String, usize> = HashMap::new();
-    for entry in own.values().flatten() {
-        *holders.entry(entry.clone()).or_default() += 1;
+/// The entries of a folder's batches, each with the batches that hold it. A pass that comes late and the next one may read
+/// the same within one second: what both then hold as the same text is stored once, whichever of them arrives.
+fn entries_by_holders(folder: &Path) -> HashMap<String, BTreeSet<String>> {
+    let mut holders: HashMap<String, BTreeSet<String>> = HashMap::new();
+    for batch in batches(folder) {
+        for entry in entries_of(&fs::read(&batch).unwrap()) {
+            holders.entry(entry).or_default().insert(name_of(&batch));
+        }
     }
-    for entries in own.values_mut() {
-        entries.retain(|entry| holders[entry] == 1);
-    }
-    own
+    holders
 }
 
 /// The entries of a spooled file, as they are sent. It holds a magic, the length of a head, the head, the length of the

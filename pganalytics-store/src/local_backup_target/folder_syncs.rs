@@ -35,6 +35,11 @@ impl FolderSyncs {
         self.sync_name_with(folder.id()?, || self.sync(parent))
     }
 
+    #[cfg(test)]
+    pub(super) fn has_synced_name(&self, folder: &Folder) -> bool {
+        locked(&self.named).contains(&folder.id().expect("an open folder has an id"))
+    }
+
     fn sync_name_with(&self, id: FolderId, sync: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         if !locked(&self.named).contains(&id) {
             sync()?;

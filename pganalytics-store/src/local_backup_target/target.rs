@@ -281,3 +281,23 @@ fn backend(error: io::Error) -> BackupTargetError {
     let retry = if passing { Retry::Later } else { Retry::Never };
     BackupTargetError::Backend(BackendError { backend: NAME, retry, source: error.into() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_writer_syncs_the_names_of_folders_whoever_made_them() {
+        let around = tempfile::tempdir().unwrap();
+        let folder = around.path().join("not/there/yet");
+        let (maker, finder) =
+            (LocalBackupTarget::open(&folder).unwrap(), LocalBackupTarget::open(&folder).unwrap());
+        for (target, path) in [(&maker, "a/b/one"), (&finder, "a/b/two")] {
+            target.put(&path.parse().unwrap(), Bytes::from_static(b"x"), PutMode::Create).await.unwrap();
+            let Inner { root, syncs, .. } = &*target.inner;
+            let outer = root.child("a").unwrap().unwrap();
+            let inner = outer.child("b").unwrap().unwrap();
+            assert!(syncs.has_synced_name(&outer) && syncs.has_synced_name(&inner), "{path}");
+        }
+    }
+}
